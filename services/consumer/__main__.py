@@ -1,0 +1,3 @@
+from services.consumer.app import main
+
+main()

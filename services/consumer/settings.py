@@ -1,0 +1,23 @@
+"""The consumer's own settings."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from services.core.settings import group
+
+
+class ConsumerSettings(BaseSettings):
+    """How the consumer reads, batches and scores."""
+
+    model_config = group("MOODSTREAM_CONSUMER_")
+
+    group: str = "moodstream-consumer"
+    """Kafka consumer group; also the ledger's key in PostgreSQL."""
+    batch_records: int = Field(default=2000, ge=1, le=10_000)
+    """Most records in one batch, which is one inference request and one transaction."""
+    languages: str = "en"
+    """Comma-separated ISO 639 codes that the model was trained on; other posts are stored
+    unscored.
+    """
+    session_timeout_ms: int = Field(default=45_000, ge=6_000)
+    """Silence, in milliseconds, after which Kafka gives this consumer's partitions to others."""

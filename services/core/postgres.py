@@ -1,0 +1,84 @@
+"""The one module that knows the PostgreSQL client library: connections that fail in bounded time,
+and their errors.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+from typing import Final
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+from services.core.errors import TemporaryError
+from services.core.settings import PostgresSettings
+
+__all__ = ["Connection", "Cursor", "connect", "transaction"]
+
+_CONNECT_SECONDS: Final = 5
+_TCP_USER_TIMEOUT_MILLISECONDS: Final = 10_000
+_KEEPALIVE_SECONDS: Final = 5
+_OUTAGES: Final = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
+"""Errors of the surroundings, not of the data: lost connections, shutdowns, deadlocks, full disks,
+read-only servers.
+"""
+
+
+def connect(settings: PostgresSettings, application: str) -> Connection:
+    """A connection to a server that accepts writes. Raises TemporaryError when there is none."""
+    password = settings.password
+    try:
+        return psycopg2.connect(
+            host=settings.host,
+            port=settings.port,
+            dbname=settings.database,
+            user=settings.user,
+            password=password.get_secret_value() if password else None,
+            sslmode=settings.sslmode,
+            application_name=application,
+            connect_timeout=_CONNECT_SECONDS,
+            tcp_user_timeout=_TCP_USER_TIMEOUT_MILLISECONDS,
+            keepalives_idle=_KEEPALIVE_SECONDS,
+            target_session_attrs="read-write",
+            options="-c timezone=UTC",
+        )
+    except _OUTAGES as exc:
+        raise TemporaryError(f"PostgreSQL: {exc}".strip()) from exc
+
+
+@contextmanager
+def transaction(connection: Connection, deadline_seconds: float) -> Iterator[Cursor]:
+    """One transaction: committed at the end of the block, rolled back on any error.
+
+    Raises TemporaryError when the server is away, refuses for now, or has not finished at the
+    deadline. The outcome of a commit that was cut off is unknown: the caller must be able to repeat
+    the block. The connection is closed after a TemporaryError, because the library keeps calling a
+    dead one open.
+    """
+    timer = Timer(deadline_seconds, _cut, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        with connection.cursor() as cursor:
+            yield cursor
+        connection.commit()
+    except (*_OUTAGES, psycopg2.errors.ReadOnlySqlTransaction) as exc:
+        connection.close()
+        raise TemporaryError(f"PostgreSQL: {exc}".strip()) from exc
+    except BaseException:
+        connection.rollback()
+        raise
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: Connection) -> None:
+    """Ends a call that hangs in a frozen server: its kernel still acknowledges, so no TCP timeout
+    does.
+    """
+    if not connection.closed:
+        with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
