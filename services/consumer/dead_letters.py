@@ -12,7 +12,7 @@ from kafka.errors import KafkaError
 
 from services.consumer.batch import DeadLetter
 from services.core.errors import TemporaryError
-from services.core.kafka import make_producer
+from services.core.kafka import MAX_DEAD_LETTER_BYTES, make_producer
 from services.core.settings import KafkaSettings
 
 HEADER_PREFIX: Final = "__connect.errors."
@@ -56,7 +56,9 @@ class DeadLetterTopic:
             return
         try:
             if self._producer is None:
-                self._producer = make_producer(self._settings)
+                self._producer = make_producer(
+                    self._settings, max_request_size=MAX_DEAD_LETTER_BYTES
+                )
             futures = [
                 self._producer.send(
                     self._settings.dead_letter_topic,

@@ -1,11 +1,11 @@
 """The consumer's three overlapping stages: poll and decode, score, store.
 
-    poll thread    Kafka -> decode -> queue; owns the Kafka client, commits what was stored
-    score thread   queue -> predictor -> queue
-    store thread   queue -> dead-letter topic, PostgreSQL -> what may be committed to Kafka
+    poll thread    Kafka -> decode -> slot; owns the Kafka client, commits what was stored
+    score thread   slot -> predictor -> slot
+    store thread   slot -> dead-letter topic, PostgreSQL -> what may be committed to Kafka
 
-A bounded queue stands between two stages. When a dependency is away its stage repeats the same
-batch, with growing pauses, for as long as it takes; the queues fill, and the poll thread pauses its
+A slot for one batch stands between two stages. When a dependency is away its stage repeats the same
+batch, with growing pauses, for as long as it takes; the slots fill, and the poll thread pauses its
 partitions and keeps polling, so that the group keeps this consumer. Nothing is dropped for an
 outage.
 
@@ -21,9 +21,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from queue import Empty, Full, Queue
+from queue import SimpleQueue
 from threading import Event, Lock, Thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from kafka import ConsumerRebalanceListener, TopicPartition
@@ -35,6 +35,7 @@ from services.consumer.batch import Batch, Record, ScoredBatch, decode_batch
 from services.consumer.dead_letters import DeadLetterTopic
 from services.consumer.score import score_batch
 from services.consumer.settings import ConsumerSettings
+from services.consumer.slot import Slot
 from services.consumer.store import FencedError, Store
 from services.core.errors import TemporaryError
 from services.core.health import Progress
@@ -44,10 +45,6 @@ from services.core.settings import KafkaSettings, PostgresSettings
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_QUEUED_BATCHES: Final = 2
-"""Batches that wait between two stages: one ready, one being made."""
 _POLL_MILLISECONDS: Final = 200
 _IDLE_SECONDS: Final = 0.2
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -55,6 +52,10 @@ _LONGEST_PAUSE_SECONDS: Final = 5.0
 _REVOKE_DRAIN_SECONDS: Final = 5.0
 """How long a rebalance waits for batches in flight; past it the next owner reads those records
 again.
+"""
+_COMMIT_SECONDS: Final = 1.0
+"""How far Kafka's view may lag behind the ledger's; a commit for each small batch would cost more
+than the batch.
 """
 _CLOSE_MILLISECONDS: Final = 5_000
 _STALLED_SECONDS: Final = 90.0
@@ -86,9 +87,9 @@ class Pipeline:
         self._store = Store(postgres, settings.group)
         self._placer = Store(postgres, settings.group)
         self._dead_letters = DeadLetterTopic(kafka)
-        self._to_score: Queue[Batch] = Queue(_QUEUED_BATCHES)
-        self._to_store: Queue[ScoredBatch] = Queue(_QUEUED_BATCHES)
-        self._stored: Queue[_Stored] = Queue()
+        self._to_score: Slot[Batch] = Slot()
+        self._to_store: Slot[ScoredBatch] = Slot()
+        self._stored: SimpleQueue[_Stored] = SimpleQueue()
         self._in_flight = 0
         self._in_flight_lock = Lock()
         self._epoch = 0
@@ -149,21 +150,19 @@ class Pipeline:
         positions: dict[TopicPartition, int] = {}
         listener = _Listener(positions, self._wait_until_idle)
         consumer.subscribe([self._kafka.posts_topic], listener=listener)
-        waiting: Batch | None = None
         epoch = self._epoch
+        committed = time.monotonic()
         while not stop.is_set() and not self._abandon.is_set():
             self._progress["poll"].beat()
             if epoch != self._epoch:
                 epoch = self._epoch
-                waiting = None
                 positions.clear()
-            if waiting is not None and self._offer(waiting):
-                waiting = None
             # While the stages are busy it polls for nothing, because polling keeps the membership.
-            self._set_paused(consumer, positions, everything=waiting is not None)
+            room = self._to_score.wait_until_free(_IDLE_SECONDS)
+            self._set_paused(consumer, positions, everything=not room)
             try:
                 polled = consumer.poll(
-                    timeout_ms=_POLL_MILLISECONDS if waiting is None else 0,
+                    timeout_ms=_POLL_MILLISECONDS if room else 0,
                     max_records=self._settings.batch_records,
                 )
                 self._assigned = bool(consumer.assignment())
@@ -172,12 +171,17 @@ class Pipeline:
                 self._wait("poll", exc, 1)
                 continue
             self._went_on("poll")
-            self._commit(consumer, wait=False)
-            if polled and waiting is None and epoch == self._epoch:
+            if time.monotonic() - committed > _COMMIT_SECONDS:
+                self._commit(consumer, wait=False)
+                committed = time.monotonic()
+            if polled and room and epoch == self._epoch:
                 batch = self._decode(epoch, polled, positions)
                 for partition, span in batch.spans.items():
                     positions[TopicPartition(batch.topic, partition)] = span.next
-                waiting = batch if batch.spans else None
+                if batch.spans:
+                    with self._in_flight_lock:
+                        self._in_flight += 1
+                    self._to_score.put(batch)
 
     def _decode(
         self, epoch: int, polled: dict[TopicPartition, list[Any]], positions: dict[Any, int]
@@ -197,16 +201,6 @@ class Pipeline:
         batch = decode_batch(epoch, self._kafka.posts_topic, records, expected, datetime.now(UTC))
         metrics.STAGE_SECONDS.labels("decode").inc(time.perf_counter() - started)
         return batch
-
-    def _offer(self, batch: Batch) -> bool:
-        with self._in_flight_lock:
-            self._in_flight += 1
-        try:
-            self._to_score.put(batch, timeout=_IDLE_SECONDS)
-        except Full:
-            self._finish_one()
-            return False
-        return True
 
     def _set_paused(self, consumer: Any, positions: dict[Any, int], *, everything: bool) -> None:
         """Pauses partitions that have no position yet, or all of them while the stages are busy."""
@@ -257,7 +251,9 @@ class Pipeline:
     def _score_stage(self) -> None:
         while not self._abandon.is_set():
             self._progress["score"].beat()
-            batch = _next(self._to_score)
+            if not self._to_store.wait_until_free(_IDLE_SECONDS):
+                continue
+            batch = self._to_score.take(_IDLE_SECONDS)
             if batch is None:
                 continue
             work = partial(
@@ -267,23 +263,14 @@ class Pipeline:
             if scored is None:
                 self._finish_one()
             else:
-                self._hand_over(scored)
-
-    def _hand_over(self, scored: ScoredBatch) -> None:
-        while not self._abandon.is_set():
-            self._progress["score"].beat()
-            try:
-                self._to_store.put(scored, timeout=_IDLE_SECONDS)
-            except Full:
-                continue
-            return
+                self._to_store.put(scored)
 
     # Stage 3: store.
 
     def _store_stage(self) -> None:
         while not self._abandon.is_set():
             self._progress["store"].beat()
-            scored = _next(self._to_store)
+            scored = self._to_store.take(_IDLE_SECONDS)
             if scored is None:
                 continue
             try:
@@ -405,10 +392,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library
         """Others own them already: the ledger will refuse what is in flight."""
         for partition in lost:
             self._positions.pop(partition, None)
-
-
-def _next(queue: Queue[T]) -> T | None:
-    try:
-        return queue.get(timeout=_IDLE_SECONDS)
-    except Empty:
-        return None

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
-from services.consumer.batch import Batch, DeadLetter, ScoredBatch
+from services.consumer.batch import Batch, DeadLetter, ScoredBatch, Span
 from services.core.contract import labels_of
 from services.core.errors import MoodstreamError
 from services.core.events import ALL_TOPICS, Post
@@ -69,12 +69,16 @@ SELECT kafka_partition, count(*) FROM inserted GROUP BY kafka_partition
 """  # noqa: S608 - the only thing put into it is the constant list of columns
 
 _ADVANCE = """
-UPDATE kafka_offsets
-SET next_offset = %(next)s, stored = stored + %(stored)s, duplicates = duplicates + %(duplicates)s,
-    dead_lettered = dead_lettered + %(dead_lettered)s, skipped = skipped + %(skipped)s,
-    updated_at = clock_timestamp()
-WHERE consumer_group = %(group)s AND kafka_topic = %(topic)s AND kafka_partition = %(partition)s
-    AND next_offset = %(expected)s
+UPDATE kafka_offsets AS ledger
+SET next_offset = moved.next, stored = ledger.stored + moved.stored,
+    duplicates = ledger.duplicates + moved.duplicates,
+    dead_lettered = ledger.dead_lettered + moved.dead_lettered,
+    skipped = ledger.skipped + moved.skipped, updated_at = clock_timestamp()
+FROM unnest(%(partition)s::int[], %(expected)s::bigint[], %(next)s::bigint[], %(stored)s::bigint[],
+            %(duplicates)s::bigint[], %(dead_lettered)s::bigint[], %(skipped)s::bigint[])
+    AS moved (partition, expected, next, stored, duplicates, dead_lettered, skipped)
+WHERE ledger.consumer_group = %(group)s AND ledger.kafka_topic = %(topic)s
+    AND ledger.kafka_partition = moved.partition AND ledger.next_offset = moved.expected
 """
 
 _FIND_OFFSET = """
@@ -139,26 +143,20 @@ class Store:
             cursor.execute(_INSERT, {"shard": min(batch.spans), "all": ALL_TOPICS})
             stored: dict[int, int] = dict(cursor.fetchall())
             _write_dead_letters(cursor, scored)
-            for partition in sorted(batch.spans):
-                span = batch.spans[partition]
-                cursor.execute(
-                    _ADVANCE,
-                    {
-                        "group": self._group,
-                        "topic": batch.topic,
-                        "partition": partition,
-                        "expected": span.expected,
-                        "next": span.next,
-                        "stored": stored.get(partition, 0),
-                        "dead_lettered": dead[partition],
-                        "duplicates": span.records - stored.get(partition, 0) - dead[partition],
-                        "skipped": span.next - span.expected - span.records,
-                    },
+            moves = [
+                _move(number, span, stored.get(number, 0), dead[number])
+                for number, span in sorted(batch.spans.items())
+            ]
+            cursor.execute(
+                _ADVANCE,
+                {"group": self._group, "topic": batch.topic}
+                | {name: [move[name] for move in moves] for name in moves[0]},
+            )
+            if cursor.rowcount != len(moves):
+                raise FencedError(
+                    f"{len(moves) - cursor.rowcount} of the partitions {sorted(batch.spans)} "
+                    "are not where this consumer left them"
                 )
-                if cursor.rowcount != 1:
-                    raise FencedError(
-                        f"partition {partition} is no longer at offset {span.expected}"
-                    )
         count = Counter(stored=sum(stored.values()), dead_lettered=dead.total())
         count["duplicates"] = sum(span.records for span in batch.spans.values()) - count.total()
         return count
@@ -195,6 +193,21 @@ class Store:
             with transaction(self._connection, _TRANSACTION_SECONDS) as cursor:
                 cursor.execute(_STAGING)
         return self._connection
+
+
+def _move(partition: int, span: Span, stored: int, dead_lettered: int) -> dict[str, int]:
+    """One partition's step in the ledger: every record read is one of the three, every gap
+    skipped.
+    """
+    return {
+        "partition": partition,
+        "expected": span.expected,
+        "next": span.next,
+        "stored": stored,
+        "duplicates": span.records - stored - dead_lettered,
+        "dead_lettered": dead_lettered,
+        "skipped": span.next - span.expected - span.records,
+    }
 
 
 def _write_dead_letters(cursor: Cursor, scored: ScoredBatch) -> None:

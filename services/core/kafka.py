@@ -20,6 +20,12 @@ _MAX_POLL_INTERVAL_MILLISECONDS: Final = 300_000
 _FETCH_BYTES_PER_PARTITION: Final = 4 * 1024 * 1024
 _PRODUCER_BATCH_BYTES: Final = 131_072
 _PRODUCER_LINGER_MILLISECONDS: Final = 5
+MAX_POST_BYTES: Final = 4 * 1024 * 1024
+"""Largest record that the posts' Kafka topic takes, far above a post's limit: what is too large is
+set aside with a reason instead of being refused without one.
+"""
+MAX_DEAD_LETTER_BYTES: Final = MAX_POST_BYTES + 1024 * 1024
+"""Largest dead letter: any record that was taken, and the headers that say what was wrong."""
 
 
 def _connection(settings: KafkaSettings) -> dict[str, Any]:
@@ -91,12 +97,18 @@ def ensure_topics(settings: KafkaSettings, partitions: int) -> None:
     """
     admin = KafkaAdminClient(**_connection(settings))
     try:
-        for name, count in ((settings.posts_topic, partitions), (settings.dead_letter_topic, 1)):
+        for name, count, largest in (
+            (settings.posts_topic, partitions, MAX_POST_BYTES),
+            (settings.dead_letter_topic, 1, MAX_DEAD_LETTER_BYTES),
+        ):
             topic = NewTopic(
                 name=name,
                 num_partitions=count,
                 replication_factor=1,
-                topic_configs={"message.timestamp.type": "LogAppendTime"},
+                topic_configs={
+                    "message.timestamp.type": "LogAppendTime",
+                    "max.message.bytes": str(largest),
+                },
             )
             try:
                 admin.create_topics([topic])
