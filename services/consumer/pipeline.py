@@ -123,13 +123,11 @@ class Pipeline:
             Thread(target=self._guard, args=(self._score_stage,), name="score", daemon=True),
             Thread(target=self._guard, args=(self._store_stage,), name="store", daemon=True),
         ]
+        consumer = self._connect(stop)
+        if consumer is None:
+            return
         for thread in threads:
             thread.start()
-        consumer = make_consumer(
-            self._kafka,
-            self._settings.group,
-            session_timeout_ms=self._settings.session_timeout_ms,
-        )
         try:
             self._poll_stage(consumer, stop)
             self._drain(drain_seconds)
@@ -145,6 +143,23 @@ class Pipeline:
             raise self._failure
 
     # Stage 1: poll and decode.
+
+    def _connect(self, stop: Event) -> Any:
+        """A Kafka client as soon as a broker answers; None when told to stop before."""
+        attempt = 0
+        while not stop.is_set():
+            for progress in self._progress.values():
+                progress.beat()
+            try:
+                return make_consumer(
+                    self._kafka,
+                    self._settings.group,
+                    session_timeout_ms=self._settings.session_timeout_ms,
+                )
+            except KafkaError as exc:
+                attempt += 1
+                self._wait("poll", exc, attempt)
+        return None
 
     def _poll_stage(self, consumer: Any, stop: Event) -> None:
         positions: dict[TopicPartition, int] = {}

@@ -6,6 +6,12 @@ import logging
 import sys
 
 import structlog
+import structlog.tracebacks
+
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    # Local variables hold passwords and people's posts.
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure(level: str, service: str) -> None:
@@ -21,7 +27,7 @@ def configure(level: str, service: str) -> None:
     last: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if terminal
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -4,17 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.consumer.settings import ConsumerSettings
 from services.core.errors import SettingsError
-from services.core.settings import (
-    InferenceSettings,
-    KafkaSettings,
-    PostgresSettings,
-    ServiceSettings,
-    load,
-)
-
-GROUPS = [ConsumerSettings, InferenceSettings, KafkaSettings, PostgresSettings, ServiceSettings]
+from services.core.settings import KafkaSettings, PostgresSettings, load
 
 
 def test_a_wrong_value_is_refused_with_the_variables_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,12 +29,3 @@ def test_a_secret_does_not_show_in_a_printed_setting(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MOODSTREAM_KAFKA_PASSWORD", "hunter2")
 
     assert "hunter2" not in repr(load(KafkaSettings))
-
-
-@pytest.mark.parametrize("settings_class", GROUPS)
-def test_every_setting_says_what_it_does(settings_class: type[KafkaSettings]) -> None:
-    undocumented = [
-        name for name, field in settings_class.model_fields.items() if not field.description
-    ]
-
-    assert undocumented == []

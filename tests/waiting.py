@@ -1,0 +1,29 @@
+"""Waiting for a condition instead of sleeping."""
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+_POLL_SECONDS = 0.05
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str = "the condition") -> None:
+    """Returns as soon as the condition holds; fails the test when it has not after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {seconds:.0f} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def status(address: str) -> int:
+    """The HTTP status of a GET; 0 while nothing answers."""
+    try:
+        with urllib.request.urlopen(address) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code
+    except urllib.error.URLError:
+        return 0
