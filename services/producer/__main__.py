@@ -1,0 +1,3 @@
+from services.producer.app import main
+
+main()
