@@ -1,0 +1,3 @@
+from services.predictor.app import main
+
+main()

@@ -1,0 +1,109 @@
+"""The predictor: one version of the sentiment model behind KServe's inference protocols, V1 and V2
+over REST, V2 over gRPC.
+"""
+
+import asyncio
+import logging
+import sys
+import warnings
+from threading import Event
+from typing import Any
+
+from grpc import StatusCode, aio  # type: ignore[import-untyped]  # no stubs
+from kserve import ModelServer
+from kserve.model_server import app
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
+    add_GRPCInferenceServiceServicer_to_server,
+)
+from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+from kserve.protocol.grpc.server import GRPCServer
+from kserve.protocol.grpc.servicer import InferenceServicer
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # no stubs
+
+from services.core import lifecycle
+from services.core.model import load as load_model
+from services.core.settings import ServiceSettings, load
+from services.predictor.model import ServedModel
+from services.predictor.rest import MAX_BODY_BYTES, routes
+from services.predictor.settings import PredictorSettings, with_arguments
+
+
+def main() -> None:
+    """Serves until SIGTERM."""
+    lifecycle.run("predictor", _run)
+
+
+def _run(service: ServiceSettings, stop: Event) -> None:
+    """The SDK takes over the signals, so `stop` is not used."""
+    settings = with_arguments(load(PredictorSettings), sys.argv[1:])
+    model = ServedModel(settings.model_name, load_model(settings.model_dir, settings.model_version))
+    _quieten_sdk()
+    threadpool_limits(1)  # more threads slow the model down: its products are small and sparse
+    app.router.routes[:0] = routes(model)
+    _Server(service, settings).start([model])
+
+
+def _quieten_sdk() -> None:
+    """It logs several lines for each request, and would replace our log format if it found no
+    handler.
+    """
+    logging.getLogger("kserve").addHandler(logging.NullHandler())
+    warnings.filterwarnings("ignore", "ORJSONResponse is deprecated")  # its choice, not ours
+    for name in ("kserve", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Server(ModelServer):  # type: ignore[misc]  # kserve publishes no types
+    """The SDK's server, listening on the address that the settings say instead of on all."""
+
+    def __init__(self, service: ServiceSettings, settings: PredictorSettings) -> None:
+        super().__init__(
+            http_port=settings.http_port,
+            workers=1,
+            enable_grpc=False,
+            grace_period=int(service.drain_seconds),
+        )
+        self._bind = service.bind
+        self._grpc_server = _GrpcServer(service, settings, self)
+
+    async def _serve(self) -> None:
+        self._rest_server.config.host = self._bind
+        await asyncio.gather(*self.servers, self._grpc_server.start(1))
+
+
+class _GrpcServer(GRPCServer):  # type: ignore[misc]  # kserve publishes no types
+    """The SDK's gRPC server with an address, the limit of REST, and no line per call."""
+
+    def __init__(
+        self, service: ServiceSettings, settings: PredictorSettings, server: ModelServer
+    ) -> None:
+        super().__init__(
+            settings.grpc_port,
+            server.dataplane,
+            server.model_repository_extension,
+            {},
+            server.grace_period,
+        )
+        self._address = f"{service.bind}:{settings.grpc_port}"
+
+    async def start(self, max_workers: int) -> None:
+        self._server = aio.server(
+            interceptors=(ExceptionToStatusInterceptor(),),
+            options=[("grpc.max_receive_message_length", MAX_BODY_BYTES)],
+        )
+        add_GRPCInferenceServiceServicer_to_server(
+            _Servicer(self._data_plane, self._model_repository_extension), self._server
+        )
+        self._server.add_insecure_port(self._address)
+        await self._server.start()
+        await self._server.wait_for_termination()
+
+
+class _Servicer(InferenceServicer):  # type: ignore[misc]  # kserve publishes no types
+    """The SDK lets anyone unload the model; one process serves one version until it ends."""
+
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
+        await context.abort(StatusCode.UNIMPLEMENTED, "the model is fixed")
+
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
+        await context.abort(StatusCode.UNIMPLEMENTED, "the model is fixed")

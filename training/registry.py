@@ -1,0 +1,171 @@
+"""The one module that knows MLflow: logs a training run, registers its model, moves aliases,
+fetches versions.
+
+The model is a skops file inside an MLflow model of the python_function flavour whose loader is
+`training.pyfunc`. MLflow's own scikit-learn flavour is not used: it takes the list of trusted types
+from the artifact itself, and asks for pytest.
+"""
+
+import os
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+# Read when mlflow is imported, or printed over the command line's own output.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+import pandas as pd  # type: ignore[import-untyped]  # no stubs
+import skops.io
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+from sklearn.pipeline import Pipeline
+
+from services.core.contract import INPUT_NAME, LABEL_OUTPUT, LABELS, MODEL_NAME, SCORE_OUTPUT
+from services.core.errors import MoodstreamError, TemporaryError
+from services.core.model import MODEL_FILE, load_pipeline
+
+CHAMPION: Final = "champion"
+"""Alias of the version that is served."""
+CHALLENGER: Final = "challenger"
+"""Alias of the version that waits to be promoted."""
+
+_EXPERIMENT: Final = "sentiment"
+_HEALTH_SECONDS: Final = 10.0
+_EXAMPLES: Final = ("The new line is quick and clean, love it :)", "not what I paid for...")
+_SIGNATURE: Final = ModelSignature(
+    inputs=Schema([ColSpec("string", INPUT_NAME)]),
+    outputs=Schema(
+        [
+            ColSpec("string", LABEL_OUTPUT),
+            *(ColSpec("float", label) for label in LABELS),
+            ColSpec("float", SCORE_OUTPUT),
+        ]
+    ),
+)
+
+
+class NoSuchVersionError(MoodstreamError):
+    """The registry has no such version or alias."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known about a trained model besides the model."""
+
+    name: str
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]
+    plots: Mapping[str, Figure]
+    """By file name."""
+    requirements: tuple[str, ...]
+    """Pinned packages that the model needs."""
+    tags: Mapping[str, str]
+    """Also set on the registered version."""
+
+
+class Registry:
+    """One MLflow server, which becomes the default of this process."""
+
+    def __init__(self, url: str) -> None:
+        """Raises TemporaryError when it does not answer; MLflow's client would try for minutes."""
+        try:
+            with urllib.request.urlopen(  # noqa: S310 - the address is a setting, not input
+                f"{url.rstrip('/')}/health", timeout=_HEALTH_SECONDS
+            ):
+                pass
+        except (OSError, ValueError) as exc:
+            raise TemporaryError(
+                f"MLflow at {url} does not answer: {exc}; start it, or set MOODSTREAM_MLFLOW_URL"
+            ) from exc
+        # Not only for the fluent functions: a download asks the process's default server for parts.
+        mlflow.set_tracking_uri(url)
+        mlflow.set_registry_uri(url)
+        self._url = url
+        self._client = MlflowClient(tracking_uri=url, registry_uri=url)
+
+    def register(self, run: Run, pipeline: Pipeline) -> str:
+        """Logs the run and registers the pipeline; returns the new version."""
+        mlflow.set_experiment(_EXPERIMENT)
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            mlflow.start_run(run_name=run.name, log_system_metrics=False),
+        ):
+            mlflow.log_params(dict(run.parameters))
+            mlflow.log_metrics(dict(run.metrics))
+            mlflow.set_tags(dict(run.tags))
+            for name, figure in run.plots.items():
+                mlflow.log_figure(figure, name)
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                loader_module="training.pyfunc",
+                data_path=str(_dumped(pipeline, Path(scratch))),
+                signature=_SIGNATURE,
+                input_example=pd.DataFrame({INPUT_NAME: _EXAMPLES}),
+                pip_requirements=list(run.requirements),
+                registered_model_name=MODEL_NAME,
+            )
+        version = str(info.registered_model_version)
+        for key, value in run.tags.items():
+            self._client.set_model_version_tag(MODEL_NAME, version, key, value)
+        return version
+
+    def aliases(self) -> dict[str, str]:
+        """Alias to version; empty when nothing is registered yet."""
+        try:
+            aliases = self._client.get_registered_model(MODEL_NAME).aliases
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}
+        return {alias: str(version) for alias, version in aliases.items()}
+
+    def set_alias(self, alias: str, version: str) -> None:
+        """Points the alias at the version."""
+        self._client.set_registered_model_alias(MODEL_NAME, alias, version)
+
+    def version_of(self, selector: str) -> str:
+        """The version that an alias or a version number names, or NoSuchVersionError."""
+        version = self.aliases().get(selector, selector)
+        try:
+            return str(self._client.get_model_version(MODEL_NAME, version).version)
+        except MlflowException as exc:
+            raise NoSuchVersionError(
+                f"the registry at {self._url} has no {selector!r} of {MODEL_NAME!r}; "
+                "train one first, or name another"
+            ) from exc
+
+    def fetch(self, selector: str, home: Path) -> Path:
+        """The folder under `home` with the version that an alias or a number names; downloaded if
+        it is not there yet. Its name is the version.
+        """
+        version = self.version_of(selector)
+        folder = home / version
+        if not folder.exists():
+            home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=home) as scratch:
+                downloaded = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"models:/{MODEL_NAME}/{version}",
+                    dst_path=scratch,
+                )
+                # Appears whole or not at all.
+                shutil.copytree(downloaded, Path(scratch) / "whole")
+                (Path(scratch) / "whole").rename(folder)
+        return folder
+
+
+def _dumped(pipeline: Pipeline, scratch: Path) -> Path:
+    """The pipeline as a file that the predictor will load: anything else is not registered."""
+    path = scratch / MODEL_FILE.name
+    skops.io.dump(pipeline, path)
+    load_pipeline(path)
+    return path
