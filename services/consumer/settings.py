@@ -3,6 +3,7 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
+from services.core.contract import MAX_TEXTS_PER_REQUEST
 from services.core.settings import group
 
 
@@ -13,7 +14,7 @@ class ConsumerSettings(BaseSettings):
 
     group: str = "moodstream-consumer"
     """Kafka consumer group; also the ledger's key in PostgreSQL."""
-    batch_records: int = Field(default=2000, ge=1, le=10_000)
+    batch_records: int = Field(default=2000, ge=1, le=MAX_TEXTS_PER_REQUEST)
     """Most records in one batch, which is one inference request and one transaction."""
     languages: str = "en"
     """Comma-separated ISO 639 codes that the model was trained on; other posts are stored

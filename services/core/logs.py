@@ -41,6 +41,7 @@ def configure(level: str, service: str) -> None:
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
     # kafka-python logs each reconnect attempt of a broker that is away; our own events say it once.
     logging.getLogger("kafka").setLevel(max(logging.WARNING, logging.getLevelName(level)))
     structlog.contextvars.bind_contextvars(service=service)

@@ -1,0 +1,293 @@
+"""The `moodstream` command, for people and scripts. Every command has --json: one JSON object, on
+the last line of standard output; everything else that is said goes to standard error then.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
+
+import typer
+from pydantic_settings import BaseSettings
+from rich.console import Console
+from rich.table import Table
+
+from services.core.contract import MODEL_NAME
+from services.core.errors import MoodstreamError
+from services.core.settings import KafkaSettings, load
+from services.local import run
+from services.local.settings import LocalSettings
+
+if TYPE_CHECKING:
+    from services.core.model import SentimentModel
+
+app = typer.Typer(
+    name="moodstream",
+    help="Live sentiment of social posts: run the platform here, train, ask, look after it.",
+    epilog="Start with: moodstream demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+S = TypeVar("S", bound=BaseSettings)
+
+_INTERRUPTED: Final = 130
+
+
+class Source(StrEnum):
+    """Where posts come from."""
+
+    REPLAY = "replay"
+    BLUESKY = "bluesky"
+    X = "x"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, as the last line.")]
+
+
+@app.command(
+    epilog="moodstream demo  |  moodstream demo --rate 250 --duration 60 --json  |  "
+    "moodstream demo --source bluesky --topics coffee,tea  |  moodstream demo --data posts.csv"
+)
+def demo(
+    source: Annotated[
+        Source, typer.Option(help="replay (a file), bluesky (live, free), x (live, needs a token).")
+    ] = Source.REPLAY,
+    topics: Annotated[
+        str | None, typer.Option(help="Comma-separated keywords to follow; x needs some.")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Posts a second, for replay; 0: as fast as it goes.")
+    ] = 50.0,
+    duration: Annotated[
+        float, typer.Option(min=0, help="Seconds; 0: until Ctrl-C or the end of the file.")
+    ] = 0.0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="File to replay once. Default: our sample, in a loop."
+        ),
+    ] = None,
+    consumers: Annotated[
+        int, typer.Option(min=1, max=6, help="Consumers that share the work.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Runs the whole platform on this machine: Kafka, PostgreSQL, MLflow, predictor, producer,
+    consumer and dashboard. Ctrl-C drains and stops everything; the next start goes on from there.
+
+    Exits with 0 only when every post is accounted for.
+    """
+    # Imports that take a second or more stay out of --help's way.
+    from services.local.demo import STEPS, Options
+    from services.local.demo import run as run_demo
+    from services.local.screen import Screen
+    from services.local.workloads import Stream
+
+    console = Console(stderr=as_json)
+    with _errors():
+        result = run_demo(
+            Options(
+                Stream(source.value, topics, rate, data.resolve() if data else None),
+                duration,
+                consumers,
+            ),
+            load(LocalSettings),
+            Screen(console, STEPS),
+        )
+    _print(asdict(result), as_json)
+    if result.unaccounted:
+        _fail(f"{result.unaccounted} posts are unaccounted for", status=1)
+
+
+@app.command(epilog="moodstream status  |  moodstream status --json | jq .lag")
+def status(as_json: Json = False) -> None:
+    """What runs in this folder: each part, versions, lag, rows, the newest post, the addresses.
+
+    Exits with 1 when nothing runs or a part is not ready.
+    """
+    from services.local.status import take
+
+    with _errors():
+        report = take(load(LocalSettings))
+    _print(report, as_json)
+    if not report["running"] or not all(report["parts"].values()):
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="moodstream train  |  moodstream train tweets.csv more/ --test held-out.csv --json"
+)
+def train(
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files or folders of labelled posts. Default: our sample."),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Labelled posts to measure on, never learned from.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Trains on labelled posts, measures, and registers a new version of the model in MLflow. Reads
+    Sentiment140, TweetEval, SemEval and plain text,label files, told apart by content.
+    """
+    with _errors():
+        from training.registry import Registry
+        from training.settings import MLflowSettings, TrainingSettings
+        from training.train import train as run_training
+
+        settings = load(TrainingSettings)
+        given = {"data": ",".join(map(str, data)) if data else None, "test": test}
+        settings = settings.model_copy(
+            update={name: value for name, value in given.items() if value is not None}
+        )
+        result = run_training(settings, Registry(_settings(MLflowSettings).url))
+    _print(asdict(result), as_json)
+
+
+@app.command(
+    epilog="moodstream evaluate --data held-out.csv  |  "
+    "moodstream evaluate --data held-out.csv --version 3 --json"
+)
+def evaluate(
+    data: Annotated[Path, typer.Option(exists=True, help="Labelled posts.")],
+    version: Annotated[str, typer.Option(help="A version's number or alias.")] = "champion",
+    as_json: Json = False,
+) -> None:
+    """Measures a version of the model on labelled posts, with the code that the predictor runs."""
+    with _errors():
+        from training.evaluate import evaluate as measure
+        from training.readers import read
+
+        dataset = read(data)
+        model = _registered(version)
+        result = asdict(measure(model, dataset))
+    shown = ("rows", "accuracy", "macro_recall", "macro_f1", "per_label")
+    named = {"model": {"name": MODEL_NAME, "version": model.version}}
+    _print({name: result[name] for name in shown} | named, as_json)
+
+
+@app.command(epilog="moodstream predict 'what a great day' 'never again :('")
+def predict(
+    texts: Annotated[list[str], typer.Argument(help="One post each.", metavar="TEXT...")],
+    as_json: Json = False,
+) -> None:
+    """Scores texts: with the predictor when one answers, else with the registry's champion."""
+    with _errors():
+        from services.core.contract import LABELS, labels_of, scores_of
+        from services.core.inference import InferenceClient
+        from services.core.settings import InferenceSettings
+
+        client = InferenceClient(_settings(InferenceSettings))
+        if client.ready():
+            scored = client.score(texts)
+            probabilities, version = scored.probabilities, scored.model_version
+        else:
+            model = _registered("champion")
+            probabilities, version = model.predict(texts), model.version
+    rows = zip(
+        texts, labels_of(probabilities), scores_of(probabilities), probabilities, strict=True
+    )
+    predictions = [
+        {
+            "text": text,
+            "label": label,
+            "score": round(float(score), 4),
+            "probabilities": dict(zip(LABELS, (round(float(p), 4) for p in row), strict=True)),
+        }
+        for text, label, score, row in rows
+    ]
+    if as_json:
+        named = {"name": MODEL_NAME, "version": version}
+        _print({"predictions": predictions, "model": named}, as_json)
+    else:
+        for prediction in predictions:
+            typer.echo(f"{prediction['label']:8} {prediction['score']:+.2f}  {prediction['text']}")
+
+
+@app.command(
+    "replay-dead-letters",
+    epilog="moodstream replay-dead-letters --reason too_large  |  "
+    "moodstream replay-dead-letters --limit 100 --json",
+)
+def replay_dead_letters(
+    reason: Annotated[str | None, typer.Option(help="Only records set aside for this.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Publishes the dead letters again as they first arrived, each once. A record that still cannot
+    be taken in becomes a new dead letter.
+    """
+    from services.local.dead_letters import replay
+
+    with _errors():
+        result = replay(_settings(KafkaSettings), reason, limit)
+    _print(asdict(result), as_json)
+
+
+@app.command(epilog="moodstream clean")
+def clean(as_json: Json = False) -> None:
+    """Removes everything that the local platform keeps in this folder: data, models, logs."""
+    with _errors():
+        home = load(LocalSettings).home
+        removed = run.remove(home)
+    _print({"removed": str(home) if removed else None}, as_json)
+
+
+def _settings(group: type[S]) -> S:
+    """With the addresses of the platform that runs in this folder, else from the environment."""
+    return run.settings(run.find(load(LocalSettings).home), group)
+
+
+def _registered(selector: str) -> "SentimentModel":
+    """A version from the registry, kept in this folder."""
+    from services.core.model import load as load_model
+    from services.local.model import fetch
+    from training.settings import MLflowSettings
+
+    fetched = fetch(load(LocalSettings).home, _settings(MLflowSettings).url, selector)
+    return load_model(fetched.folder, fetched.version)
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Our own errors become one message on standard error and exit status 1."""
+    try:
+        yield
+    except MoodstreamError as exc:
+        _fail(str(exc), status=1)
+    except KeyboardInterrupt:
+        _fail("stopped", status=_INTERRUPTED)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"moodstream: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def _print(values: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(values, default=str))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in values.items():
+        table.add_row(name.replace("_", " "), _text(value))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "  ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)

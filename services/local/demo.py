@@ -1,0 +1,296 @@
+"""The demo: starts every part in order, shows the pipeline at work, drains it, counts, and stops
+everything. Called by the command line.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from services.core.errors import MoodstreamError, TemporaryError
+from services.core.inference import InferenceClient
+from services.core.kafka import ensure_topics
+from services.core.settings import InferenceSettings
+from services.core.warehouse import upgrade
+from services.local import model, workloads
+from services.local.figures import CONSUMER_GROUP, Meter, Probe, Reading, Result
+from services.local.kafka import Kafka
+from services.local.mlflow import MLflow, champion_version
+from services.local.model import Champion
+from services.local.net import ADDRESS, responds
+from services.local.postgres import Postgres
+from services.local.process import Command, PartError, Process, stop_leftovers
+from services.local.run import Run, locked, publish
+from services.local.screen import PartState, Screen, State
+from services.local.settings import LocalSettings, check_ports
+from services.local.workloads import Addresses, Stream
+
+log = logging.getLogger(__name__)
+
+STEPS: Final = 8
+PARTITIONS: Final = 6
+"""Of the posts topic: the most consumers that can share it."""
+_FREE_BYTES: Final = 2 * 1024**3
+_READY_SECONDS: Final = 90.0
+_LEFTOVER_SECONDS: Final = 30.0
+_REFRESH_SECONDS: Final = 1.0
+_DRAIN_POLL_SECONDS: Final = 0.2
+_STALLED_SECONDS: Final = 30.0
+"""A drain in which the lag has not fallen for so long is given up."""
+_NEWEST_SHOWN: Final = 8
+
+
+class NoSpaceError(MoodstreamError):
+    """The disk is too full to start."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run of the demo."""
+
+    stream: Stream
+    duration: float
+    """Seconds; 0: until Ctrl-C or until the source ends."""
+    consumers: int
+
+
+def run(options: Options, settings: LocalSettings, screen: Screen) -> Result:
+    """The whole demo. Raises MoodstreamError with one clear message when it cannot go on; whatever
+    was started is stopped when this returns or raises.
+    """
+    _interrupt_on_sigterm()
+    with locked(settings.home):
+        logging.basicConfig(filename=settings.home / "demo.log", level=logging.INFO, force=True)
+        stack = ExitStack()
+        demo = _Demo(options, settings, screen, stack)
+        try:
+            return demo.run()
+        except MoodstreamError:
+            demo.ask_all_to_stop()
+            raise
+        finally:
+            # A second Ctrl-C must not leave half of the parts behind; each stop has its deadline.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            screen.say("stopping")
+            stack.close()
+
+
+def check_space(folder: Path) -> None:
+    """Raises NoSpaceError when the disk has less room than a run can need."""
+    free = shutil.disk_usage(folder).free
+    if free < _FREE_BYTES:
+        raise NoSpaceError(
+            f"{folder.absolute()} has {free / 1024**3:.1f} GB of disk left, and the platform needs "
+            f"{_FREE_BYTES / 1024**3:.0f}: free some, or set MOODSTREAM_LOCAL_HOME to another disk"
+        )
+
+
+class _Demo:
+    """One run: the parts that are up, and what was measured so far."""
+
+    def __init__(
+        self, options: Options, settings: LocalSettings, screen: Screen, stack: ExitStack
+    ) -> None:
+        self._options = options
+        self._settings = settings
+        self._screen = screen
+        self._stack = stack
+        self._processes: list[Process] = []
+        self._meter: Meter
+
+    def run(self) -> Result:
+        settings, screen = self._settings, self._screen
+        with screen.step("settings, ports and disk"):
+            workloads.check_stream(self._options.stream)
+            stop_leftovers(settings.home, _LEFTOVER_SECONDS)
+            check_ports(settings, self._options.consumers)
+            check_space(settings.home)
+        postgres = Postgres(settings.home, settings.postgres_port)
+        mlflow = MLflow(settings.home, settings.mlflow_port, postgres.settings_of("mlflow"))
+        kafka = Kafka(settings.home, settings.kafka_port, settings.kafka_controller_port)
+        with screen.step("PostgreSQL: the warehouse"):
+            self._watch(postgres.launch())
+            postgres.wait()
+            upgrade(postgres.settings)
+            # The slowest to come up, so it does so beside Kafka.
+            self._watch(mlflow.launch())
+        with screen.step("Kafka: the stream (the first start downloads it)"):
+            self._watch(kafka.launch())
+            kafka.wait()
+            ensure_topics(kafka.settings, PARTITIONS)
+        with screen.step("MLflow: experiments and the model registry"):
+            mlflow.wait()
+        with screen.step("model: the champion (the first start trains it)"):
+            champion = self._champion(mlflow.url)
+        predictor_url = f"http://{ADDRESS}:{settings.predictor_port}"
+        addresses = Addresses(
+            kafka.settings, postgres.settings, InferenceSettings(url=predictor_url)
+        )
+        with screen.step(f"predictor: {champion.name} version {champion.version}"):
+            client = InferenceClient(addresses.inference)
+            process = self._start(workloads.predictor(settings, champion.folder, champion.version))
+            process.wait_ready(client.ready, _READY_SECONDS)
+        with screen.step("consumer and dashboard"):
+            self._start_readers(addresses)
+        probe = Probe(kafka.settings, postgres.settings, CONSUMER_GROUP)
+        self._stack.callback(probe.close)
+        ports = range(settings.consumer_port, settings.consumer_port + self._options.consumers)
+        self._meter = Meter(probe, ports)
+        with screen.step(f"producer: posts from {self._options.stream.source}"):
+            producer = self._start(workloads.producer(settings, addresses, self._options.stream))
+        run = _describe(settings, addresses, champion, mlflow.url)
+        publish(settings.home, run)
+        for name, url in run.urls.items():
+            screen.say(f"{name}: {url}")
+        log_text = self._stream(producer, run)
+        return self._meter.result(log_text, {"name": champion.name, "version": champion.version})
+
+    def ask_all_to_stop(self) -> None:
+        """For when a part is gone: the others would drain in vain, one after the other."""
+        for process in self._processes:
+            process.ask_to_stop()
+
+    def _champion(self, mlflow_url: str) -> Champion:
+        version = champion_version(mlflow_url)
+        if version is None:
+            training = Process(model.training(mlflow_url), self._settings.home)
+            self._stack.callback(training.stop)
+            training.wait_finished(model.TRAINING_SECONDS)
+            version = champion_version(mlflow_url)
+        if version is None:
+            raise PartError(
+                f"training has registered no champion; give a version the alias at {mlflow_url}"
+            )
+        return model.fetch(self._settings.home, mlflow_url, version)
+
+    def _watch(self, process: Process) -> Process:
+        self._stack.callback(process.stop)
+        self._processes.append(process)
+        return process
+
+    def _start(self, command: Command) -> Process:
+        return self._watch(Process(command, self._settings.home))
+
+    def _start_readers(self, addresses: Addresses) -> None:
+        settings = self._settings
+        commands = [
+            (workloads.dashboard(settings, addresses), settings.dashboard_port),
+            *(
+                (workloads.consumer(settings, addresses, n), settings.consumer_port + n)
+                for n in range(self._options.consumers)
+            ),
+        ]
+        started = [(self._start(command), port) for command, port in commands]
+        for process, port in started:
+            process.wait_ready(partial(responds, _readyz(port)), _READY_SECONDS)
+
+    def _stream(self, producer: Process, run: Run) -> str:
+        """Follows the stream to its end and drains; returns the producer's log."""
+        try:
+            with self._screen.live():
+                self._follow(producer, run)
+        except KeyboardInterrupt:
+            self._screen.say("draining; Ctrl-C again stops at once")
+        producer.stop()
+        self._processes.remove(producer)
+        try:
+            self._drain(run)
+        except KeyboardInterrupt:
+            self._screen.say("not drained: what is left in Kafka is taken in at the next start")
+        return producer.log()
+
+    def _follow(self, producer: Process, run: Run) -> None:
+        """Returns when the time is up or the source has ended."""
+        while not self._options.duration or self._meter.seconds() < self._options.duration:
+            if producer.exit_status == 0:
+                return
+            self._check()
+            self._show(run)
+            time.sleep(_REFRESH_SECONDS)
+
+    def _drain(self, run: Run) -> None:
+        """Returns when nothing waits in Kafka, or when that has stopped getting less."""
+        least, since = None, time.monotonic()
+        while time.monotonic() - since < _STALLED_SECONDS:
+            self._check()
+            reading = self._show(run)
+            if reading is not None and reading.lag == 0:
+                return
+            if reading is not None and (least is None or reading.lag < least):
+                least, since = reading.lag, time.monotonic()
+            time.sleep(_DRAIN_POLL_SECONDS)
+
+    def _check(self) -> None:
+        for process in self._processes:
+            process.check()
+
+    def _show(self, run: Run) -> Reading | None:
+        try:
+            reading = self._meter.read()
+            self._screen.show(self._state(reading, run))
+        except TemporaryError as exc:
+            # Either it comes back, or its process is found dead.
+            log.warning("demo.unreadable", extra={"problem": str(exc)})
+            return None
+        return reading
+
+    def _state(self, reading: Reading, run: Run) -> State:
+        rates = self._meter.rates
+        rows = [
+            PartState(process.name, "up", address=run.urls.get(process.name, ""))
+            for process in self._processes
+        ]
+        measured: dict[str, dict[str, Any]] = {
+            "producer": {"rate": rates.appended},
+            "consumer": {"rate": rates.taken, "lag": reading.lag},
+        }
+        return State(
+            seconds=self._meter.seconds(),
+            parts=[replace(row, **measured.get(row.name, {})) for row in rows],
+            labels=self._meter.labels(),
+            newest=self._meter.newest(_NEWEST_SHOWN),
+        )
+
+
+def _readyz(port: int) -> str:
+    return f"http://{ADDRESS}:{port}/readyz"
+
+
+def _describe(
+    settings: LocalSettings, addresses: Addresses, champion: Champion, mlflow_url: str
+) -> Run:
+    return Run(
+        pid=os.getpid(),
+        environment=addresses.public() | {"MOODSTREAM_MLFLOW_URL": mlflow_url},
+        ready={
+            "mlflow": f"{mlflow_url}/health",
+            "predictor": f"{addresses.inference.url}/v2/models/{champion.name}/ready",
+            "dashboard": _readyz(settings.dashboard_port),
+            "consumer": _readyz(settings.consumer_port),
+            "producer": _readyz(settings.producer_port),
+        },
+        urls={
+            "dashboard": f"http://{ADDRESS}:{settings.dashboard_port}",
+            "mlflow": mlflow_url,
+        },
+        model_name=champion.name,
+        model_version=champion.version,
+    )
+
+
+def _interrupt_on_sigterm() -> None:
+    """SIGTERM, and a terminal that closes, do what Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)

@@ -1,0 +1,183 @@
+"""The local parts are the real ones, and survive what a laptop does to them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.core.kafka import make_consumer, make_producer
+from services.core.postgres import connect, transaction
+from services.local.postgres import _identity
+from services.local.process import Command, PartError, Process, stop_leftovers
+from tests.integration.conftest import KafkaHandle, PostgresHandle
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("fault", ["restart", "kill"])
+def test_what_kafka_acknowledged_is_there_after_a_restart_and_a_kill(
+    kafka: KafkaHandle, fault: str
+) -> None:
+    producer = make_producer(kafka.settings)
+    producer.send(kafka.settings.posts_topic, b"kept").get(20)
+    producer.close()
+
+    kafka.restart() if fault == "restart" else (kafka.kill(), kafka.start())
+
+    consumer = make_consumer(kafka.settings, group="reader")
+    consumer.subscribe([kafka.settings.posts_topic])
+    values: list[bytes | None] = []
+    _wait(lambda: values.extend(_values(consumer)) or len(values) > 0)
+    consumer.close()
+    assert values == [b"kept"]
+
+
+def _values(consumer: object) -> list[bytes | None]:
+    batches = consumer.poll(timeout_ms=200)  # type: ignore[attr-defined]
+    return [record.value for records in batches.values() for record in records]
+
+
+@pytest.mark.parametrize("fault", ["restart", "kill"])
+def test_what_postgresql_committed_is_there_after_a_restart_and_a_kill(
+    postgres: PostgresHandle, fault: str
+) -> None:
+    connection = connect(postgres.settings, "test")
+    with transaction(connection, 10) as cursor:
+        cursor.execute("INSERT INTO outbox (kind, payload) VALUES ('kept', '{}')")
+
+    postgres.restart() if fault == "restart" else (postgres.kill(), postgres.start())
+
+    with transaction(connect(postgres.settings, "test"), 10) as cursor:
+        cursor.execute("SELECT kind FROM outbox")
+        assert cursor.fetchall() == [("kept",)]
+
+
+def test_postgresql_never_runs_as_root_and_its_owner_is_no_superuser(
+    postgres: PostgresHandle,
+) -> None:
+    server = psutil.Process(postgres.process.pid)
+
+    with transaction(connect(postgres.settings, "test"), 10) as cursor:
+        cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+        rows = cursor.fetchall()
+
+    assert 0 not in (server.uids().effective, server.uids().real)
+    assert rows == [(False,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
+def test_as_root_postgresql_keeps_a_capability_only_where_its_files_are_closed_to_others(
+    tmp_path: Path,
+) -> None:
+    open_folder = Path("/tmp/open-to-everyone")  # noqa: S108 - never made, only looked at
+    closed_folder = tmp_path / "closed" / "postgres"
+    closed_folder.parent.mkdir(mode=0o700)
+
+    capabilities = [_identity(folder).capability for folder in (open_folder, closed_folder)]
+
+    assert capabilities == [-1, 2]
+
+
+def test_no_secret_is_in_an_argument_list_or_in_a_file_for_others(
+    mlflow_url: str, postgres: PostgresHandle, platform_home: Path
+) -> None:
+    assert postgres.settings.password is not None
+    password = postgres.settings.password.get_secret_value()
+
+    arguments = [
+        " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)
+    ]
+    readable = [
+        path.name
+        for path in platform_home.iterdir()
+        if path.is_file() and path.stat().st_mode & 0o077 and password in path.read_text()
+    ]
+
+    assert [line for line in arguments if password in line] == []
+    assert readable == []
+
+
+def test_mlflow_keeps_its_records_in_postgresql_and_serves_artifacts(mlflow_url: str) -> None:
+    request = urllib.request.Request(
+        f"{mlflow_url}/api/2.0/mlflow/experiments/create",
+        data=json.dumps({"name": "probe"}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        experiment = json.load(answer)["experiment_id"]
+
+    with urllib.request.urlopen(
+        f"{mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id={experiment}", timeout=30
+    ) as answer:
+        location = json.load(answer)["experiment"]["artifact_location"]
+
+    assert location.startswith("mlflow-artifacts:/")
+
+
+def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "from services.local.process import Command, Process\n"
+        "p = Process(Command('sleeper', ['/bin/sleep', '300']), Path(sys.argv[1]))\n"
+        "print(p.pid, flush=True); time.sleep(300)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+
+    _wait(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_leftover_is_stopped_and_a_stranger_with_its_process_id_is_not(tmp_path: Path) -> None:
+    leftover = Process(Command("leftover", ["/bin/sleep", "300"]), tmp_path)
+    stranger = Process(Command("stranger", ["/bin/sleep", "300"]), tmp_path / "elsewhere")
+    record = {"pid": stranger.pid, "started": 1.0}
+    (tmp_path / "run" / "old.pid").write_text(json.dumps(record))
+
+    stopped = stop_leftovers(tmp_path, seconds=10)
+
+    _wait(lambda: leftover.exit_status is not None)
+    assert stopped == ["leftover"]
+    assert stranger.exit_status is None
+    assert list((tmp_path / "run").iterdir()) == []
+    stranger.stop()
+
+
+def test_a_part_that_ignores_the_stop_signal_is_killed_at_its_deadline(tmp_path: Path) -> None:
+    deaf = "trap '' TERM; echo deaf; while :; do sleep 0.05; done"
+    part = Process(Command("deaf", ["/bin/sh", "-c", deaf], stop_seconds=0.3), tmp_path)
+    part.wait_ready(lambda: "deaf" in part.log_tail(), 10)
+
+    part.stop()
+
+    assert part.exit_status == -signal.SIGKILL
+
+
+def test_a_part_that_dies_is_named_with_its_last_words_and_its_log(tmp_path: Path) -> None:
+    part = Process(Command("mute", ["/bin/sh", "-c", "echo no disk left; exit 3"]), tmp_path)
+
+    with pytest.raises(PartError) as caught:
+        part.wait_ready(lambda: False, 10)
+
+    assert "mute has died (exit status 3)" in str(caught.value)
+    assert "no disk left" in str(caught.value)
+    assert str(part.log_path) in str(caught.value)
