@@ -287,7 +287,11 @@ def _print(values: Mapping[str, Any], as_json: bool) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "  ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+        lines = any(isinstance(inner, Mapping) for inner in value.values())
+        separator, sign = ("\n", ": ") if lines else ("  ", " ")
+        return separator.join(f"{name}{sign}{_text(inner)}" for name, inner in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return "-" if value is None else str(value)
