@@ -14,6 +14,7 @@ TOPICS ?=
 RATE ?= 50
 DURATION ?= 0
 DATA ?=
+ARGS ?=
 
 DEMO_READY := $(VENV)/.demo-installed
 DEV_READY := $(VENV)/.dev-installed
@@ -66,6 +67,14 @@ unit: $(DEV_READY) ## Unit tests
 .PHONY: integration
 integration: $(DEV_READY) ## Tests with real parts
 	@$(BIN)/python -m pytest tests/integration
+
+.PHONY: bench
+bench: $(DEV_READY) ## Measure on real parts; ARGS="--only drain,live,serving,quality"
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: docs
+docs: $(DEV_READY) ## Write docs/settings.md from the code
+	@$(BIN)/python -m docs.reference
 
 .PHONY: format
 format: $(DEV_READY) ## Rewrite the code in the project's format

@@ -1,0 +1,87 @@
+"""Writes docs/settings.md from the settings' own docstrings: `make docs`."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
+
+from services.consumer.settings import ConsumerSettings
+from services.core.settings import (
+    InferenceSettings,
+    KafkaSettings,
+    PostgresSettings,
+    ServiceSettings,
+)
+from services.local.settings import LocalSettings
+from services.predictor.settings import PredictorSettings
+from services.producer.settings import (
+    BlueskySettings,
+    ProducerSettings,
+    ReplaySettings,
+    XSettings,
+)
+from training.settings import MLflowSettings, TrainingSettings
+
+_ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = Path(__file__).with_name("settings.md")
+GROUPS: Final[tuple[type[BaseSettings], ...]] = (
+    ServiceSettings,
+    KafkaSettings,
+    PostgresSettings,
+    InferenceSettings,
+    ProducerSettings,
+    ReplaySettings,
+    XSettings,
+    BlueskySettings,
+    ConsumerSettings,
+    PredictorSettings,
+    MLflowSettings,
+    TrainingSettings,
+    LocalSettings,
+)
+_HEAD: Final = """# Settings
+
+Every setting is an environment variable, read once when a process starts.
+A wrong one ends the start with its name.
+With `MOODSTREAM_SECRETS_DIR=/run/secrets`, a file there, named like the variable in lower case,
+stands for it.
+This page is written by `make docs` from the code.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return _HEAD + "".join(_section(group) for group in GROUPS)
+
+
+def _section(group: type[BaseSettings]) -> str:
+    prefix = group.model_config["env_prefix"]
+    lines = [
+        f"\n## {prefix}*\n",
+        f"{_one_line(group.__doc__)}\n",
+        "| variable | default | meaning |",
+    ]
+    lines.append("| --- | --- | --- |")
+    for name, field in group.model_fields.items():
+        meaning = _one_line(field.description).replace("|", "\\|")
+        lines.append(f"| `{(prefix + name).upper()}` | {_default(field.default)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    if value in (None, "", ()) or isinstance(value, SecretStr):
+        return "unset"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text.replace(f'{_ROOT}/', '')}`"
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
