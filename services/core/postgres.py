@@ -21,6 +21,10 @@ __all__ = ["Connection", "Cursor", "connect", "transaction"]
 _CONNECT_SECONDS: Final = 5
 _TCP_USER_TIMEOUT_MILLISECONDS: Final = 10_000
 _KEEPALIVE_SECONDS: Final = 5
+_FROZEN_CLIENT_MILLISECONDS: Final = 5_000
+"""The server ends a transaction whose client has fallen silent: a process that is frozen, or on a
+machine that is gone, would hold its row locks for ever and block whoever takes over its work.
+"""
 _OUTAGES: Final = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.InternalError)
 """Errors of the surroundings, not of the data: lost connections, shutdowns, deadlocks, full disks,
 read-only servers.
@@ -43,7 +47,8 @@ def connect(settings: PostgresSettings, application: str) -> Connection:
             tcp_user_timeout=_TCP_USER_TIMEOUT_MILLISECONDS,
             keepalives_idle=_KEEPALIVE_SECONDS,
             target_session_attrs="read-write",
-            options="-c timezone=UTC",
+            options="-c timezone=UTC "
+            f"-c idle_in_transaction_session_timeout={_FROZEN_CLIENT_MILLISECONDS}",
         )
     except _OUTAGES as exc:
         raise TemporaryError(f"PostgreSQL: {exc}".strip()) from exc

@@ -1,0 +1,82 @@
+"""The storing stage on a real PostgreSQL: what two writers do to each other."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from services.consumer.batch import Record, ScoredBatch, decode_batch
+from services.consumer.store import FencedError, Store
+from services.core.events import Post, encode
+from services.core.postgres import connect
+from tests.integration.conftest import PostgresHandle
+
+NOW = datetime.now(UTC)
+
+
+def batch(numbers: Sequence[int], start: int = 0) -> ScoredBatch:
+    """Posts of those numbers, at consecutive offsets of partition 0."""
+    posts = [
+        Post(source="replay", id=str(n), text="fine", language="en", created_at=NOW)
+        for n in numbers
+    ]
+    records = [Record("posts", 0, start + i, 0, None, encode(p)) for i, p in enumerate(posts)]
+    decoded = decode_batch(0, "posts", {0: records}, {0: start}, NOW)
+    rows = np.tile(np.array([0.1, 0.2, 0.7], dtype=np.float32), (len(posts), 1))
+    return ScoredBatch(decoded, range(len(posts)), [], rows, "sentiment", "1")
+
+
+def test_a_batch_written_twice_is_refused_the_second_time(postgres: PostgresHandle) -> None:
+    store = Store(postgres.settings, "group")
+    store.place("posts", 0, 0, 3)
+    first = store.write(batch([1, 2, 3]))
+
+    with pytest.raises(FencedError):
+        store.write(batch([1, 2, 3]))
+
+    assert first == {"stored": 3, "duplicates": 0, "dead_lettered": 0}
+    assert store.place("posts", 0, 0, 3) == 3
+    store.close()
+
+
+def test_one_post_in_two_records_is_stored_once(postgres: PostgresHandle) -> None:
+    store = Store(postgres.settings, "group")
+    store.place("posts", 0, 0, 3)
+
+    counts = store.write(batch([1, 1, 2]))
+
+    assert counts == {"stored": 2, "duplicates": 1, "dead_lettered": 0}
+    store.close()
+
+
+def test_a_writer_frozen_inside_its_transaction_does_not_block_the_next_owner(
+    postgres: PostgresHandle,
+) -> None:
+    frozen = connect(postgres.settings, "frozen")
+    frozen.cursor().execute(
+        "INSERT INTO posts (source, id, text, created_at, topics, kafka_partition, kafka_offset) "
+        "VALUES ('replay', '1', 'fine', now(), '{}', 0, 0)"
+    )
+    store = Store(postgres.settings, "group")
+    store.place("posts", 0, 0, 1)
+
+    counts = store.write(batch([1]))
+
+    assert counts["stored"] == 1
+    store.close()
+    frozen.close()
+
+
+def test_when_kafka_has_a_new_topic_of_that_name_it_is_read_from_its_start(
+    postgres: PostgresHandle,
+) -> None:
+    store = Store(postgres.settings, "group")
+    store.place("posts", 0, 0, 3)
+    store.write(batch([1, 2, 3]))
+
+    place = store.place("posts", 0, 0, 1)
+    counts = store.write(batch([4]))
+
+    assert (place, counts["stored"]) == (0, 1)
+    store.close()
