@@ -97,8 +97,10 @@ def test_no_secret_is_in_an_argument_list_or_in_a_file_for_others(
     assert postgres.settings.password is not None
     password = postgres.settings.password.get_secret_value()
 
+    # A process that has just ended, and that nobody has waited for yet, has no arguments.
     arguments = [
-        " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)
+        " ".join(process.as_dict(["cmdline"], ad_value=())["cmdline"])
+        for process in psutil.Process().children(recursive=True)
     ]
     readable = [
         path.name
