@@ -24,11 +24,11 @@ from services.local.figures import CONSUMER_GROUP, Meter, Probe, Reading, Result
 from services.local.kafka import Kafka
 from services.local.mlflow import MLflow, champion_version
 from services.local.model import Champion
-from services.local.net import ADDRESS, responds
+from services.local.net import ADDRESS, problem, responds
 from services.local.postgres import Postgres
 from services.local.process import Command, PartError, Process, stop_leftovers
 from services.local.run import Run, locked, publish
-from services.local.screen import PartState, Screen, State
+from services.local.screen import UP, PartState, Screen, State
 from services.local.settings import LocalSettings, check_ports
 from services.local.workloads import Addresses, Stream
 
@@ -245,8 +245,8 @@ class _Demo:
     def _state(self, reading: Reading, run: Run) -> State:
         rates = self._meter.rates
         rows = [
-            PartState(process.name, "up", address=run.urls.get(process.name, ""))
-            for process in self._processes
+            PartState(name, _state_of(run.ready.get(name)), address=run.urls.get(name, ""))
+            for name in (process.name for process in self._processes)
         ]
         measured: dict[str, dict[str, Any]] = {
             "producer": {"rate": rates.appended},
@@ -258,6 +258,11 @@ class _Demo:
             labels=self._meter.labels(),
             newest=self._meter.newest(_NEWEST_SHOWN),
         )
+
+
+def _state_of(readyz: str | None) -> str:
+    """Up, or what the part is waiting for. That it runs is checked elsewhere."""
+    return (problem(readyz) if readyz else None) or UP
 
 
 def _readyz(port: int) -> str:

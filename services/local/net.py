@@ -36,6 +36,18 @@ def responds(url: str) -> bool:
     return fetch(url) is not None
 
 
+def problem(url: str) -> str | None:
+    """What a service says at its readiness address, in one line; None when it is ready, or gone."""
+    try:
+        with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS):  # noqa: S310 - local
+            return None
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return " ".join(exc.read().decode(errors="replace").split())
+    except OSError:
+        return None
+
+
 def fetch(url: str) -> str | None:
     """The text that a local address answers with 200; None for any other answer, or none."""
     try:

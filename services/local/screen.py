@@ -18,6 +18,8 @@ from services.local.figures import NewPost
 
 _PLAIN_EVERY_SECONDS: Final = 5.0
 _REFRESHES_PER_SECOND: Final = 4
+UP: Final = "up"
+"""The state of a part that waits for nothing."""
 _COLOURS: Final = {"negative": "red", "neutral": "default", "positive": "green"}
 
 
@@ -27,6 +29,7 @@ class PartState:
 
     name: str
     state: str
+    """Up, or what it waits for."""
     rate: float | None = None
     """Records per second."""
     lag: int | None = None
@@ -103,7 +106,8 @@ def plain(state: State) -> str:
         if part.rate is not None
     ]
     labels = [f"{label} {count}" for label, count in state.labels.items()]
-    return f"{state.seconds:5.0f} s  " + "  ".join(parts + labels)
+    waiting = [f"{part.name} waits: {part.state}" for part in state.parts if part.state != UP]
+    return f"{state.seconds:5.0f} s  " + "  ".join(parts + labels + waiting)
 
 
 def _render(state: State) -> Group:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -219,6 +220,13 @@ def test_outside_a_terminal_the_state_is_one_plain_line_every_few_seconds() -> N
 
     assert output.getvalue() == plain(_state()) + "\n"
     assert "consumer 50/s lag 3" in output.getvalue()
+
+
+def test_a_part_that_waits_says_what_for() -> None:
+    waiting = replace(_state(), parts=[PartState("producer", "Bluesky: no such host", rate=0.0)])
+
+    assert plain(waiting).endswith("producer waits: Bluesky: no such host")
+    assert "waits" not in plain(_state())
 
 
 def test_without_colour_nothing_but_text_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
