@@ -147,7 +147,22 @@ def train(
             update={name: value for name, value in given.items() if value is not None}
         )
         result = run_training(settings, Registry(_settings(MLflowSettings).url))
-    _print(asdict(result), as_json)
+    summary = {
+        "version": result.version,
+        "alias": result.alias,
+        "learned from": f"{result.rows} posts, {result.duplicates} repeated ones left out",
+        "macro recall by cross-validation": {
+            name: f"{found.macro_recall:.3f} ± {found.macro_recall_sd:.3f}"
+            for name, found in result.candidates.items()
+        },
+        "chosen": result.candidate,
+        f"on {result.evaluated_on}": {
+            "macro recall": result.evaluation.macro_recall,
+            "accuracy": result.evaluation.accuracy,
+        },
+        "seconds": result.seconds,
+    }
+    _print(asdict(result) if as_json else summary, as_json)
 
 
 @app.command(
