@@ -21,7 +21,8 @@ import urllib3
 from services.core.model import load
 from services.local.figures import latency_buckets, quantile
 from services.local.workloads import SAMPLE
-from tests.bench.rig import HUMAN_RATED, Rig, fit, free_port, metrics, running, texts
+from tests.bench.rig import HUMAN_RATED, Rig, fit, metrics, running, texts
+from tests.ports import free_port
 from training.evaluate import evaluate
 from training.readers import read
 

@@ -3,7 +3,6 @@
 import csv
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -25,19 +24,13 @@ from services.core.postgres import connect, transaction
 from services.local.kafka import Kafka
 from services.local.postgres import Postgres
 from services.local.workloads import SAMPLE
+from tests.ports import free_port
 from training.candidates import BASELINE, CANDIDATES
 from training.readers import read, read_all
 
 _PARTITIONS: Final = 6
 _READY_SECONDS: Final = 90.0
 HUMAN_RATED: Final = Path(__file__).parents[3] / "shared" / "data" / "human_rated_posts.csv"
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def texts() -> list[str]:

@@ -2,7 +2,6 @@
 the code that the demo uses.
 """
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -15,23 +14,13 @@ from services.core.settings import KafkaSettings, PostgresSettings
 from services.core.warehouse import upgrade
 from services.local.kafka import Kafka
 from services.local.mlflow import MLflow
-from services.local.net import is_free
 from services.local.postgres import Postgres
 from services.local.process import PartError, Process
 from tests.integration.predictor import Predictor
+from tests.missing import missing
+from tests.ports import free_port
 
 PARTITIONS = 4
-
-
-_PORTS = iter(random.sample(range(20_000, 32_000), 2_000))
-"""Below the range that the kernel gives to outgoing connections, which could take a port between
-its choice and its use. Random, because several sessions may run at once.
-"""
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on; never the same one twice."""
-    return next(port for port in _PORTS if is_free(port))
 
 
 class KafkaHandle:
@@ -129,7 +118,7 @@ def _running(server: Server, name: str) -> Iterator[Server]:
     try:
         server.start()
     except PartError as exc:
-        pytest.skip(f"{name} does not start here: {exc}")
+        missing(f"{name} does not start here: {exc}")
     yield server
     server.process.stop()
 

@@ -20,7 +20,8 @@ from services.core.events import Post, encode
 from services.core.kafka import MAX_POST_BYTES, make_consumer, make_producer
 from services.core.postgres import connect, transaction
 from services.local.dead_letters import replay
-from tests.integration.conftest import KafkaHandle, PostgresHandle, Predictor, free_port
+from tests.integration.conftest import KafkaHandle, PostgresHandle, Predictor
+from tests.ports import free_port
 from tests.waiting import status, wait_until
 
 NOW = datetime.now(UTC)

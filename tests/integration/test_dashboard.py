@@ -18,7 +18,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 from services.consumer.batch import Record, ScoredBatch, decode_batch
 from services.consumer.store import Store
 from services.core.events import Post, encode
-from tests.integration.conftest import PostgresHandle, free_port
+from tests.integration.conftest import PostgresHandle
+from tests.missing import missing
+from tests.ports import free_port
 from tests.waiting import status, wait_until
 
 HOSTILE = '<script>document.title="taken"</script><img src=x onerror="document.title=\'taken\'">'
@@ -70,7 +72,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
     """A page of a real Chromium."""
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
-        pytest.skip("no Chromium here: install Debian's package chromium")
+        missing("no Chromium here: install Debian's package chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=browser_path,

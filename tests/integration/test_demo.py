@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import psutil
 import pytest
 
 from services.local.settings import LocalSettings
-from tests.integration.conftest import free_port
+from tests.ports import free_port
+from tests.waiting import wait_until
 
 _START_SECONDS = 300.0
 """The first start trains a model."""
@@ -62,7 +62,9 @@ class Demo:
 
     def wait_until_up(self, started: "subprocess.Popen[str]") -> None:
         """Returns when everything runs."""
-        _wait(lambda: (self.home / "run.json").exists() or started.poll() is not None)
+        wait_until(
+            lambda: (self.home / "run.json").exists() or started.poll() is not None, _START_SECONDS
+        )
         assert started.poll() is None, started.communicate()[1]
 
     def status(self) -> dict[str, Any]:
@@ -97,13 +99,6 @@ def _training_data(folder: Path) -> Path:
     return path
 
 
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """One folder for all tests here: only its first start trains."""
@@ -116,7 +111,7 @@ def test_a_running_demo_answers_refuses_a_second_one_and_drains_at_ctrl_c(demo: 
     started = demo.start("demo", "--rate", "200", "--json")
     demo.wait_until_up(started)
 
-    _wait(lambda: demo.status()["stored"] > 0)
+    wait_until(lambda: demo.status()["stored"] > 0, _START_SECONDS)
     status = demo.status()
     predicted = json.loads(demo.run("predict", "great, love it", "--json").stdout)
     refused = [demo.run("demo"), demo.run("clean")]
@@ -144,7 +139,7 @@ def test_after_a_kill_of_the_demo_nothing_is_left_and_the_next_start_accounts_fo
 
     killed.kill()
     killed.communicate(timeout=_END_SECONDS)
-    _wait(lambda: demo.leftovers() == [])
+    wait_until(lambda: demo.leftovers() == [], _START_SECONDS)
     ended = demo.run("demo", "--duration", "5", "--rate", "100", "--json")
 
     assert ended.returncode == 0, ended.stderr

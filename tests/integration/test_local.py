@@ -5,9 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,13 +16,7 @@ from services.core.postgres import connect, transaction
 from services.local.postgres import _identity
 from services.local.process import Command, PartError, Process, stop_leftovers
 from tests.integration.conftest import KafkaHandle, PostgresHandle
-
-
-def _wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("fault", ["restart", "kill"])
@@ -40,7 +32,7 @@ def test_what_kafka_acknowledged_is_there_after_a_restart_and_a_kill(
     consumer = make_consumer(kafka.settings, group="reader")
     consumer.subscribe([kafka.settings.posts_topic])
     values: list[bytes | None] = []
-    _wait(lambda: values.extend(_values(consumer)) or len(values) > 0)
+    wait_until(lambda: values.extend(_values(consumer)) or len(values) > 0, 20)
     consumer.close()
     assert values == [b"kept"]
 
@@ -146,7 +138,7 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
 
-    _wait(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)
 
 
 def test_a_leftover_is_stopped_and_a_stranger_with_its_process_id_is_not(tmp_path: Path) -> None:
@@ -157,7 +149,7 @@ def test_a_leftover_is_stopped_and_a_stranger_with_its_process_id_is_not(tmp_pat
 
     stopped = stop_leftovers(tmp_path, seconds=10)
 
-    _wait(lambda: leftover.exit_status is not None)
+    wait_until(lambda: leftover.exit_status is not None, 20)
     assert stopped == ["leftover"]
     assert stranger.exit_status is None
     assert list((tmp_path / "run").iterdir()) == []

@@ -26,7 +26,7 @@ from services.core.inference import InferenceClient, RejectedTextsError
 from services.core.model import MODEL_FILE
 from services.core.model import load as load_model
 from services.core.settings import InferenceSettings
-from tests.integration.conftest import free_port
+from tests.ports import free_port
 from training.candidates import BASELINE, CANDIDATES
 from training.readers import read
 from training.settings import SAMPLE

@@ -17,7 +17,8 @@ from kafka import TopicPartition
 
 from services.core.kafka import make_consumer
 from services.core.settings import KafkaSettings
-from tests.integration.conftest import KafkaHandle, free_port
+from tests.integration.conftest import KafkaHandle
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 ROWS = 20_000
