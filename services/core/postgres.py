@@ -12,11 +12,12 @@ from typing import Final
 import psycopg2
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
+from sqlalchemy import URL
 
 from services.core.errors import TemporaryError
 from services.core.settings import PostgresSettings
 
-__all__ = ["Connection", "Cursor", "connect", "transaction"]
+__all__ = ["Connection", "Cursor", "connect", "sqlalchemy_url", "transaction"]
 
 _CONNECT_SECONDS: Final = 5
 _TCP_USER_TIMEOUT_MILLISECONDS: Final = 10_000
@@ -52,6 +53,20 @@ def connect(settings: PostgresSettings, application: str) -> Connection:
         )
     except _OUTAGES as exc:
         raise TemporaryError(f"PostgreSQL: {exc}".strip()) from exc
+
+
+def sqlalchemy_url(settings: PostgresSettings) -> URL:
+    """The same server for libraries on SQLAlchemy. Rendered, it holds the password."""
+    password = settings.password
+    return URL.create(
+        "postgresql+psycopg2",
+        username=settings.user,
+        password=password.get_secret_value() if password else None,
+        host=settings.host,
+        port=settings.port,
+        database=settings.database,
+        query={"sslmode": settings.sslmode},
+    )
 
 
 @contextmanager

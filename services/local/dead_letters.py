@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from kafka import TopicPartition
 
+from services.consumer.dead_letters import HEADER_PREFIX
 from services.core.kafka import MAX_POST_BYTES, make_consumer, make_producer
 from services.core.settings import KafkaSettings
 
-_PREFIX: Final = "__connect.errors."
-_REASON: Final = f"{_PREFIX}exception.class.name"
+_REASON: Final = f"{HEADER_PREFIX}exception.class.name"
 _POLL_MILLISECONDS: Final = 500
 _ACKNOWLEDGE_SECONDS: Final = 30
 _GROUP: Final = "moodstream-replay-dead-letters"
@@ -67,7 +67,7 @@ def replay(settings: KafkaSettings, reason: str | None, limit: int | None) -> Re
 
 def original_headers(headers: Headers) -> list[tuple[str, bytes]]:
     """The record's own headers, without what says why it is a dead letter."""
-    return [(name, value) for name, value in headers if not name.startswith(_PREFIX)]
+    return [(name, value) for name, value in headers if not name.startswith(HEADER_PREFIX)]
 
 
 def reason_of(headers: Headers) -> str | None:

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.core.contract import LABELS
 from services.core.errors import TemporaryError
+from services.core.events import ALL_TOPICS
 from services.core.kafka import make_consumer
 from services.core.postgres import Connection, connect, transaction
 from services.core.settings import KafkaSettings, PostgresSettings
@@ -38,9 +39,10 @@ _POSITIONS: Final = """
 SELECT kafka_partition, next_offset FROM kafka_offsets
 WHERE consumer_group = %s AND kafka_topic = %s
 """
-_LABELS_SINCE: Final = """
-SELECT label::text, count(*) FROM posts
-WHERE stored_at >= %s AND label IS NOT NULL GROUP BY label
+_LABELS: Final = """
+SELECT coalesce(sum(negative), 0)::bigint, coalesce(sum(neutral), 0)::bigint,
+    coalesce(sum(positive), 0)::bigint
+FROM rollup_minute WHERE topic = %s
 """
 _NEWEST: Final = """
 SELECT coalesce(label::text, '-'), coalesce(score, 0), source, left(text, 200), stored_at
@@ -148,10 +150,10 @@ class Probe:
         lag = sum(end - positions.get(number, starts[number]) for number, end in ends.items())
         return Reading(Taken(*taken), sum(ends.values()), lag)
 
-    def labels_since(self, moment: datetime) -> dict[str, int]:
-        """Posts stored since, by label."""
-        found = dict(self._query(_LABELS_SINCE, moment))
-        return {label: found.get(label, 0) for label in LABELS}
+    def labels(self) -> Counter[str]:
+        """Posts stored ever, by label."""
+        (counts,) = self._query(_LABELS, ALL_TOPICS)
+        return Counter(dict(zip(LABELS, counts, strict=True)))
 
     def newest(self, count: int) -> list[NewPost]:
         """The posts stored last, newest first."""
@@ -202,7 +204,7 @@ class Meter:
         self._probe = probe
         self._ports = tuple(consumer_ports)
         self._before = probe.read()
-        self._started_at = probe.now()
+        self._labels_before = probe.labels()
         self._began = time.monotonic()
         self._last = (self._began, self._before)
         self.rates = Rates(0.0, 0.0)
@@ -225,7 +227,8 @@ class Meter:
 
     def labels(self) -> dict[str, int]:
         """Posts stored in this run, by label."""
-        return self._probe.labels_since(self._started_at)
+        now = self._probe.labels()
+        return {label: now[label] - self._labels_before[label] for label in LABELS}
 
     def newest(self, count: int) -> list[NewPost]:
         """The posts stored last, newest first."""

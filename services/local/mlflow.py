@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import URL
-
 from services.core.contract import MODEL_NAME
+from services.core.postgres import sqlalchemy_url
 from services.core.settings import PostgresSettings
 from services.local.net import ADDRESS, fetch, responds
 from services.local.process import Command, Process
@@ -50,7 +49,9 @@ class MLflow:
                 *("--artifacts-destination", artifacts.as_uri()),
             ],
             {
-                "MLFLOW_BACKEND_STORE_URI": _uri(self._postgres),
+                "MLFLOW_BACKEND_STORE_URI": sqlalchemy_url(self._postgres).render_as_string(
+                    hide_password=False
+                ),
                 "MLFLOW_DISABLE_TELEMETRY": "true",
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             },
@@ -68,15 +69,3 @@ def champion_version(url: str) -> str | None:
         f"{url}/api/2.0/mlflow/registered-models/alias?name={MODEL_NAME}&alias={_CHAMPION}"
     )
     return None if answer is None else str(json.loads(answer)["model_version"]["version"])
-
-
-def _uri(settings: PostgresSettings) -> str:
-    password = settings.password
-    return URL.create(
-        "postgresql+psycopg2",
-        username=settings.user,
-        password=password.get_secret_value() if password else None,
-        host=settings.host,
-        port=settings.port,
-        database=settings.database,
-    ).render_as_string(hide_password=False)

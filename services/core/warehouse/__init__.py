@@ -6,8 +6,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, create_engine, pool, text
+from sqlalchemy import create_engine, pool, text
 
+from services.core.postgres import sqlalchemy_url
 from services.core.settings import PostgresSettings
 
 _MIGRATION_LOCK = 7_046_171
@@ -18,19 +19,9 @@ def upgrade(settings: PostgresSettings) -> None:
     """Brings the database to the newest schema; safe to call again, and from several places at
     once.
     """
-    password = settings.password
-    url = URL.create(
-        "postgresql+psycopg2",
-        username=settings.user,
-        password=password.get_secret_value() if password else None,
-        host=settings.host,
-        port=settings.port,
-        database=settings.database,
-        query={"sslmode": settings.sslmode},
-    )
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    engine = create_engine(url, poolclass=pool.NullPool)
+    engine = create_engine(sqlalchemy_url(settings), poolclass=pool.NullPool)
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
         connection.commit()
