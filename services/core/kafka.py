@@ -18,6 +18,11 @@ _BOOTSTRAP_MILLISECONDS: Final = 5_000
 """Callers try again, and look in between whether they should stop."""
 _LONGEST_RECONNECT_MILLISECONDS: Final = 1_000
 """The library's own 30 s would add up to that to every broker's restart."""
+_METADATA_MILLISECONDS: Final = 3_000
+"""How long a client may be wrong about which partitions there are. kafka-python forgets that it
+wanted a topic's metadata when an older request is answered in between: about one new consumer in a
+hundred then gets no partition until the next refresh, which is 5 min by the library's default.
+"""
 _SESSION_MILLISECONDS: Final = 45_000
 _MAX_POLL_INTERVAL_MILLISECONDS: Final = 300_000
 _FETCH_BYTES_PER_PARTITION: Final = 4 * 1024 * 1024
@@ -36,6 +41,7 @@ def _connection(settings: KafkaSettings) -> dict[str, Any]:
         "bootstrap_servers": settings.bootstrap_servers.split(","),
         "bootstrap_timeout_ms": _BOOTSTRAP_MILLISECONDS,
         "reconnect_backoff_max_ms": _LONGEST_RECONNECT_MILLISECONDS,
+        "metadata_max_age_ms": _METADATA_MILLISECONDS,
     }
     if settings.username is not None and settings.password is not None:
         config |= {

@@ -20,7 +20,7 @@ from services.core.events import Post, encode
 from services.core.kafka import MAX_POST_BYTES, make_consumer, make_producer
 from services.core.postgres import connect, transaction
 from services.local.dead_letters import replay
-from tests.integration.conftest import KafkaHandle, PostgresHandle, Predictor
+from tests.integration.conftest import PARTITIONS, KafkaHandle, PostgresHandle, Predictor
 from tests.ports import free_port
 from tests.waiting import status, wait_until
 
@@ -277,6 +277,20 @@ def test_sigterm_under_load_exits_cleanly_with_everything_it_stored_committed(ri
     reader.close()
     rig.start()
     rig.wait_for(20_000)
+    rig.check()
+
+
+def test_a_running_consumer_reads_a_partition_that_is_added_within_seconds(rig: Rig) -> None:
+    rig.send(posts(100))
+    rig.start()
+    rig.wait_for(100)
+    admin = KafkaAdminClient(bootstrap_servers=rig.kafka.settings.bootstrap_servers)
+    admin.create_partitions({rig.kafka.settings.posts_topic: PARTITIONS + 1})
+    admin.close()
+
+    rig.send(posts(100), partition=PARTITIONS)
+
+    rig.wait_for(200, seconds=20)
     rig.check()
 
 
