@@ -7,14 +7,20 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from services.consumer.settings import ConsumerSettings
+from services.consumer.settings import ConsumerSettings, DeadLettersSettings
 from services.core.settings import (
     InferenceSettings,
     KafkaSettings,
+    MLflowSettings,
     PostgresSettings,
     ServiceSettings,
 )
 from services.local.settings import LocalSettings
+from services.maintenance.settings import (
+    CheckSettings,
+    MaintenanceSettings,
+    RetentionSettings,
+)
 from services.predictor.settings import PredictorSettings
 from services.producer.settings import (
     BlueskySettings,
@@ -22,7 +28,8 @@ from services.producer.settings import (
     ReplaySettings,
     XSettings,
 )
-from training.settings import MLflowSettings, TrainingSettings
+from services.promoter.settings import PromoterSettings
+from training.settings import TrainingSettings
 
 _ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = Path(__file__).with_name("settings.md")
@@ -36,9 +43,14 @@ GROUPS: Final[tuple[type[BaseSettings], ...]] = (
     XSettings,
     BlueskySettings,
     ConsumerSettings,
+    DeadLettersSettings,
     PredictorSettings,
     MLflowSettings,
     TrainingSettings,
+    PromoterSettings,
+    MaintenanceSettings,
+    RetentionSettings,
+    CheckSettings,
     LocalSettings,
 )
 _HEAD: Final = """# Settings

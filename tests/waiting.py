@@ -8,13 +8,20 @@ from collections.abc import Callable
 _POLL_SECONDS = 0.05
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str = "the condition") -> None:
-    """Returns as soon as the condition holds; fails the test when it has not after `seconds`."""
+def wait_until(
+    condition: Callable[[], bool],
+    seconds: float,
+    what: str = "the condition",
+    every: float = _POLL_SECONDS,
+) -> None:
+    """Returns as soon as the condition holds, which is asked `every` so many seconds; fails the
+    test when it has not after `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true within {seconds:.0f} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(every)
 
 
 def status(address: str) -> int:

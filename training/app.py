@@ -2,25 +2,21 @@
 as one JSON line on standard output.
 """
 
-import json
-import sys
 from dataclasses import asdict
+from typing import Any
 
-from services.core import logs
-from services.core.errors import MoodstreamError
-from services.core.settings import load
+from services.core import lifecycle
+from services.core.settings import MLflowSettings, load
 from training.registry import Registry
-from training.settings import MLflowSettings, TrainingSettings
+from training.settings import TrainingSettings
 from training.train import train
 
 
 def main() -> None:
-    """Exits with 0 when a version is registered, else with 1 and one line that says what to do."""
-    logs.configure("INFO", "training")
-    try:
-        settings, mlflow = load(TrainingSettings), load(MLflowSettings)
-        result = train(settings, Registry(mlflow.url))
-    except MoodstreamError as exc:
-        sys.stderr.write(f"training: {exc}\n")
-        raise SystemExit(1) from None
-    sys.stdout.write(f"{json.dumps(asdict(result))}\n")
+    """Exits with 0 when a version is registered, else with one line that says what to do."""
+    lifecycle.job("training", _train)
+
+
+def _train() -> dict[str, Any]:
+    settings, mlflow = load(TrainingSettings), load(MLflowSettings)
+    return asdict(train(settings, Registry(mlflow.url)))

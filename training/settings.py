@@ -1,4 +1,4 @@
-"""Settings of training and of the model registry."""
+"""Settings of training."""
 
 from pathlib import Path
 from typing import Final
@@ -10,15 +10,6 @@ from services.core.settings import group
 
 SAMPLE: Final = Path(__file__).parent / "sample" / "posts.csv"
 """The project's own labelled posts."""
-
-
-class MLflowSettings(BaseSettings):
-    """Where the experiments and the model registry are."""
-
-    model_config = group("MOODSTREAM_MLFLOW_")
-
-    url: str = "http://localhost:5000"
-    """Base address of the MLflow server."""
 
 
 class TrainingSettings(BaseSettings):

@@ -22,3 +22,14 @@ class ConsumerSettings(BaseSettings):
     """
     session_timeout_ms: int = Field(default=45_000, ge=6_000)
     """Silence, in milliseconds, after which Kafka gives this consumer's partitions to others."""
+
+
+class DeadLettersSettings(BaseSettings):
+    """Which dead letters a replay publishes again (`python -m services.consumer.replay`)."""
+
+    model_config = group("MOODSTREAM_DEAD_LETTERS_")
+
+    reason: str | None = Field(default=None, min_length=1)
+    """Only records set aside for this reason. Unset: all."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many records. Unset: all."""

@@ -1,16 +1,18 @@
-"""Start and stop of a service: one wrapper around `main`, one stop event set by SIGTERM and
-SIGINT.
+"""Start and stop of a process: one wrapper around a service's `main` and one around a job's, one
+stop event set by SIGTERM and SIGINT.
 """
 
+import json
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event
 from types import FrameType
+from typing import Any
 
 from services.core import logs
-from services.core.errors import SettingsError
+from services.core.errors import MoodstreamError, SettingsError
 from services.core.settings import ServiceSettings, load
 
 log = logging.getLogger(__name__)
@@ -48,4 +50,22 @@ def run(service: str, body: Callable[[ServiceSettings, Event], None]) -> None:
         raise SystemExit(2) from None
     except Exception:
         log.exception("service.failed")
+        raise SystemExit(1) from None
+
+
+def job(name: str, body: Callable[[], Mapping[str, Any]]) -> None:
+    """The whole main of a process that does one thing and ends: its result is one JSON line on
+    standard output.
+
+    Exits with 2 for wrong settings, 1 for anything else; our own errors are one line on standard
+    error.
+    """
+    logs.configure("INFO", name)
+    try:
+        sys.stdout.write(f"{json.dumps(body(), default=str)}\n")
+    except MoodstreamError as exc:
+        sys.stderr.write(f"{name}: {exc}\n")
+        raise SystemExit(2 if isinstance(exc, SettingsError) else 1) from None
+    except Exception:
+        log.exception("job.failed")
         raise SystemExit(1) from None

@@ -78,6 +78,15 @@ class InferenceSettings(BaseSettings):
     """Deadline of one request, connect and answer together."""
 
 
+class MLflowSettings(BaseSettings):
+    """Where the experiments and the model registry are."""
+
+    model_config = group("MOODSTREAM_MLFLOW_")
+
+    url: str = "http://localhost:5000"
+    """Base address of the MLflow server."""
+
+
 class ServiceSettings(BaseSettings):
     """What every service needs of its surroundings."""
 

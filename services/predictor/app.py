@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import warnings
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -21,11 +22,14 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # no stubs
 
 from services.core import lifecycle
+from services.core.health import HealthServer
 from services.core.model import load as load_model
 from services.core.settings import ServiceSettings, load
 from services.predictor.model import ServedModel
 from services.predictor.rest import MAX_BODY_BYTES, routes
 from services.predictor.settings import PredictorSettings, with_arguments
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -34,8 +38,41 @@ def main() -> None:
 
 
 def _run(service: ServiceSettings, stop: Event) -> None:
-    """The SDK takes over the signals, so `stop` is not used."""
     settings = with_arguments(load(PredictorSettings), sys.argv[1:])
+    if _holds_anything(settings.model_dir):
+        _serve(service, settings)
+    else:
+        _wait_without_model(service, settings, stop)
+
+
+def _holds_anything(folder: Path) -> bool:
+    """KServe mounts an empty folder into the pods of an InferenceService without a storageUri."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _wait_without_model(service: ServiceSettings, settings: PredictorSettings, stop: Event) -> None:
+    """A cluster starts the predictor before there is a model: alive, so that it is not restarted,
+    and not ready, so that nothing is sent to it. The pod with the model is a new one.
+    """
+    log.warning(
+        "model.unset",
+        extra={
+            "folder": str(settings.model_dir),
+            "fix": "set the alias champion in MLflow; the promoter then sets the storageUri of the "
+            "InferenceService, and a pod with the model replaces this one",
+        },
+    )
+    with HealthServer(
+        service.bind,
+        settings.http_port,
+        alive=lambda: None,
+        ready=lambda: f"no model was set yet: there is nothing in {settings.model_dir}",
+    ):
+        stop.wait()
+
+
+def _serve(service: ServiceSettings, settings: PredictorSettings) -> None:
+    """The SDK takes over the signals."""
     model = ServedModel(settings.model_name, load_model(settings.model_dir, settings.model_version))
     _quieten_sdk()
     threadpool_limits(1)  # more threads slow the model down: its products are small and sparse

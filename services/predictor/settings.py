@@ -21,7 +21,9 @@ class PredictorSettings(BaseSettings):
     model_config = group("MOODSTREAM_PREDICTOR_")
 
     model_dir: Path = Path("/mnt/models")
-    """Folder of one model version, as downloaded from the registry."""
+    """Folder of one model version, as downloaded from the registry. Without the folder the
+    predictor waits, alive but not ready.
+    """
     model_name: str = Field(default=MODEL_NAME, min_length=1)
     """Name in the addresses and in each answer."""
     model_version: str | None = None

@@ -24,11 +24,11 @@ class Predictor:
 
     def __init__(self, home: Path, port: int, grpc_port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._folder = home / "model"
+        self.folder = home / "model"
         self._log = home / "predictor.log"
         self._ports = port, grpc_port
         self._process: subprocess.Popen[bytes] | None = None
-        path = self._folder / MODEL_FILE
+        path = self.folder / MODEL_FILE
         path.parent.mkdir(parents=True)
         sample = read(SAMPLE)
         skops.io.dump(CANDIDATES[BASELINE]().fit(list(sample.texts), list(sample.labels)), path)
@@ -40,7 +40,7 @@ class Predictor:
                 [sys.executable, "-m", "services.predictor"],
                 env=os.environ
                 | {
-                    "MOODSTREAM_PREDICTOR_MODEL_DIR": str(self._folder),
+                    "MOODSTREAM_PREDICTOR_MODEL_DIR": str(self.folder),
                     "MOODSTREAM_PREDICTOR_MODEL_VERSION": self.version,
                     "MOODSTREAM_PREDICTOR_HTTP_PORT": str(self._ports[0]),
                     "MOODSTREAM_PREDICTOR_GRPC_PORT": str(self._ports[1]),

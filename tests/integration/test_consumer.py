@@ -3,6 +3,7 @@ nothing is stored twice, whatever dies.
 """
 
 import csv
+import json
 import os
 import random
 import signal
@@ -16,10 +17,10 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
+from services.consumer.replay import replay
 from services.core.events import Post, encode
 from services.core.kafka import MAX_POST_BYTES, make_consumer, make_producer
 from services.core.postgres import connect, transaction
-from services.local.dead_letters import replay
 from tests.integration.conftest import PARTITIONS, KafkaHandle, PostgresHandle, Predictor
 from tests.ports import free_port
 from tests.waiting import status, wait_until
@@ -231,6 +232,47 @@ def test_a_replayed_record_that_still_cannot_be_taken_in_is_a_new_dead_letter(ri
     assert (chosen.replayed, everything.replayed) == (1, 4)
     assert ledger == {"stored": 1, "duplicates": 0, "dead_lettered": 8, "skipped": 0}
     assert {record.value for record in rig.dead_letters()} == set(bad)
+
+
+def test_a_replay_job_takes_its_reason_and_limit_from_the_environment(rig: Rig) -> None:
+    rig.send([b"not json", None, b"nor this"])
+    rig.start()
+    rig.wait_for(3)
+
+    job = subprocess.run(
+        [sys.executable, "-m", "services.consumer.replay"],
+        env=os.environ
+        | {
+            "MOODSTREAM_KAFKA_BOOTSTRAP_SERVERS": rig.kafka.settings.bootstrap_servers,
+            "MOODSTREAM_KAFKA_POSTS_TOPIC": rig.kafka.settings.posts_topic,
+            "MOODSTREAM_KAFKA_DEAD_LETTER_TOPIC": rig.kafka.settings.dead_letter_topic,
+            "MOODSTREAM_DEAD_LETTERS_REASON": "invalid_json",
+            "MOODSTREAM_DEAD_LETTERS_LIMIT": "1",
+        },
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    replayed = json.loads(job.stdout)["replayed"]
+    rig.sent += replayed
+    rig.wait_for(4)
+
+    assert replayed == 1
+    rig.check()
+
+
+def test_a_replay_job_without_kafka_ends_with_one_line() -> None:
+    job = subprocess.run(
+        [sys.executable, "-m", "services.consumer.replay"],
+        env=os.environ | {"MOODSTREAM_KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+
+    last = job.stderr.splitlines()[-1]
+    assert job.returncode == 1
+    assert last.startswith("replay-dead-letters: the dead letters cannot be replayed now: ")
+    assert "Traceback" not in job.stderr
 
 
 def test_the_same_posts_again_add_no_rows_and_change_no_figures(rig: Rig) -> None:

@@ -27,6 +27,7 @@ from services.core.model import MODEL_FILE
 from services.core.model import load as load_model
 from services.core.settings import InferenceSettings
 from tests.ports import free_port
+from tests.waiting import status, wait_until
 from training.candidates import BASELINE, CANDIDATES
 from training.readers import read
 from training.settings import SAMPLE
@@ -73,6 +74,9 @@ class Predictor:
             except urllib3.exceptions.HTTPError:
                 time.sleep(0.05)
         raise AssertionError(self.log.read_text())
+
+    def wait_listening(self) -> None:
+        wait_until(lambda: status(f"http://127.0.0.1:{self.port}/livez") != 0, START_SECONDS)
 
     def get(self, path: str) -> urllib3.BaseHTTPResponse:
         return self._pool.request("GET", f"http://127.0.0.1:{self.port}{path}")
@@ -431,3 +435,44 @@ def test_a_model_with_an_untrusted_type_never_becomes_ready(tmp_path: Path) -> N
 
     assert refusing.process.wait(START_SECONDS) == 1
     assert "posix.system" in refusing.log.read_text()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_predictor_without_a_model_waits_alive_and_not_ready_until_sigterm(
+    exists: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    if exists:
+        folder.mkdir()
+    waiting = Predictor(folder, tmp_path / "log")
+    waiting.wait_listening()
+
+    statuses = {path: waiting.get(path).status for path in ("/livez", "/readyz", "/metrics")}
+    reason = waiting.get("/readyz").data.decode()
+    model_ready = waiting.get("/v2/models/sentiment/ready").status
+    client_ready = waiting.client().ready()
+    exit_status = waiting.stop()
+
+    assert statuses == {"/livez": 200, "/readyz": 503, "/metrics": 200}
+    assert reason == f"no model was set yet: there is nothing in {folder}\n"
+    assert model_ready != 200
+    assert not client_ready
+    assert exit_status == 0, waiting.log.read_text()
+    events = [json.loads(line) for line in waiting.log.read_text().splitlines()]
+    assert [event["event"] for event in events] == [
+        "service.started",
+        "model.unset",
+        "service.stopped",
+    ]
+    assert "storageUri" in events[1]["fix"]
+
+
+def test_a_folder_that_holds_no_model_ends_the_start_with_its_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "wrong"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("no model")
+
+    refusing = Predictor(folder, tmp_path / "log")
+
+    assert refusing.process.wait(START_SECONDS) == 1
+    assert "model.skops is missing" in refusing.log.read_text()

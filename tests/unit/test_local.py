@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from services.consumer.replay import original_headers, reason_of
 from services.local import run
-from services.local.dead_letters import original_headers, reason_of
 from services.local.demo import NoSpaceError, check_space
 from services.local.figures import (
     Published,

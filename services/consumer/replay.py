@@ -1,16 +1,21 @@
 """Replays dead letters: publishes the original records again, for a consumer that can take them now
-(a fixed reader, a better model).
+(a fixed reader, a better model). Called by the command line, and run as a job of its own:
+`python -m services.consumer.replay`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from kafka import TopicPartition
+from kafka.errors import KafkaError
 
 from services.consumer.dead_letters import HEADER_PREFIX
+from services.consumer.settings import DeadLettersSettings
+from services.core import lifecycle
+from services.core.errors import TemporaryError
 from services.core.kafka import MAX_POST_BYTES, make_consumer, make_producer
-from services.core.settings import KafkaSettings
+from services.core.settings import KafkaSettings, load
 
 _REASON: Final = f"{HEADER_PREFIX}exception.class.name"
 _POLL_MILLISECONDS: Final = 500
@@ -30,14 +35,42 @@ class Replayed:
     """Of those read, the ones with the reason asked for."""
 
 
+def main() -> None:
+    """Replays what the environment asks for, once."""
+    lifecycle.job("replay-dead-letters", _from_environment)
+
+
 def replay(settings: KafkaSettings, reason: str | None, limit: int | None) -> Replayed:
     """Publishes dead letters again, at most `limit`, only those with `reason` if given.
 
     Starts where the last replay ended, and ends at what was there when it started: a record that
     fails again comes back as a new dead letter, and must not be replayed for ever. The place is
     remembered only after Kafka has acknowledged every record, so a replay that is cut short may
-    repeat some: the consumer knows them as duplicates.
+    repeat some: the consumer knows them as duplicates. Raises TemporaryError when Kafka is away or
+    refuses.
     """
+    try:
+        return _replay(settings, reason, limit)
+    except KafkaError as exc:
+        raise TemporaryError(f"the dead letters cannot be replayed now: {exc}") from exc
+
+
+def original_headers(headers: Headers) -> list[tuple[str, bytes]]:
+    """The record's own headers, without what says why it is a dead letter."""
+    return [(name, value) for name, value in headers if not name.startswith(HEADER_PREFIX)]
+
+
+def reason_of(headers: Headers) -> str | None:
+    """Why the record is a dead letter."""
+    return next((value.decode() for name, value in headers if name == _REASON), None)
+
+
+def _from_environment() -> dict[str, Any]:
+    wanted = load(DeadLettersSettings)
+    return asdict(replay(load(KafkaSettings), wanted.reason, wanted.limit))
+
+
+def _replay(settings: KafkaSettings, reason: str | None, limit: int | None) -> Replayed:
     consumer = make_consumer(settings, _GROUP if reason is None else f"{_GROUP}.{reason}")
     producer = make_producer(settings, max_request_size=MAX_POST_BYTES)
     read = 0
@@ -65,16 +98,6 @@ def replay(settings: KafkaSettings, reason: str | None, limit: int | None) -> Re
     return Replayed(read, len(pending))
 
 
-def original_headers(headers: Headers) -> list[tuple[str, bytes]]:
-    """The record's own headers, without what says why it is a dead letter."""
-    return [(name, value) for name, value in headers if not name.startswith(HEADER_PREFIX)]
-
-
-def reason_of(headers: Headers) -> str | None:
-    """Why the record is a dead letter."""
-    return next((value.decode() for name, value in headers if name == _REASON), None)
-
-
 def _records(consumer: Any, topic: str) -> Iterator[Any]:
     """Everything from where the last replay ended to the end as of now, one partition after the
     other.
@@ -88,3 +111,7 @@ def _records(consumer: Any, topic: str) -> Iterator[Any]:
             yield from consumer.poll(timeout_ms=_POLL_MILLISECONDS, max_records=1).get(
                 partition, ()
             )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from services.maintenance.app import main
+
+main()

@@ -1,0 +1,35 @@
+"""Settings of the maintenance jobs."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from services.core.settings import group
+
+
+class MaintenanceSettings(BaseSettings):
+    """What the maintenance jobs have in common."""
+
+    model_config = group("MOODSTREAM_MAINTENANCE_")
+
+    wait_seconds: float = Field(default=60.0, ge=0)
+    """How long `migrate` and `check` wait for what does not answer yet."""
+
+
+class RetentionSettings(BaseSettings):
+    """What `prune` deletes."""
+
+    model_config = group("MOODSTREAM_RETENTION_")
+
+    days: int = Field(ge=1)
+    """Age in days from which posts, dead letters and delivered messages are deleted. The rollups
+    stay.
+    """
+
+
+class CheckSettings(BaseSettings):
+    """What `check` asks besides PostgreSQL, Kafka and the predictor."""
+
+    model_config = group("MOODSTREAM_CHECK_")
+
+    urls: str = ""
+    """Comma-separated HTTP addresses that must answer a GET with success."""

@@ -1,0 +1,3 @@
+from services.promoter.app import main
+
+main()
