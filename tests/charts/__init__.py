@@ -1,0 +1,1 @@
+"""The charts as Helm renders them, and as an API server takes them. Nothing here runs a pod."""
