@@ -16,15 +16,27 @@ DURATION ?= 0
 DATA ?=
 ARGS ?=
 
+# The cluster: kind (our own, in Docker) or current (kubectl's); see docs/cluster.md.
+CLUSTER ?= kind
+OPERATORS ?= install
+LOADER ?=
+PROFILE ?= kind
+VALUES ?=
+KUBE_CONTEXT ?=
+MONITORING ?= false
+PURGE ?= false
+CLUSTER_ARGS = --target "$(CLUSTER)" $(if $(KUBE_CONTEXT),--context "$(KUBE_CONTEXT)")
+
 DEMO_READY := $(VENV)/.demo-installed
 DEV_READY := $(VENV)/.dev-installed
+TOOLS_READY := $(VENV)/.tools-installed
 
 ##@ Start here
 
 .PHONY: help
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(DEMO_READY) ## Run the whole platform here; SOURCE TOPICS RATE DURATION DATA
@@ -39,13 +51,54 @@ demo-clean: $(DEMO_READY) ## Remove what the demo keeps in .moodstream
 setup: $(DEMO_READY) ## Install everything that the demo needs into .venv
 	@echo "ready: make demo"
 
+##@ On Kubernetes
+
+.PHONY: cluster-up
+cluster-up: $(DEMO_READY) ## The platform in a cluster; CLUSTER OPERATORS LOADER PROFILE VALUES KUBE_CONTEXT MONITORING
+	@$(BIN)/moodstream cluster up $(CLUSTER_ARGS) --operators "$(OPERATORS)" --profile "$(PROFILE)" \
+	  $(if $(LOADER),--loader "$(LOADER)") $(if $(VALUES),--values "$(VALUES)") \
+	  $(if $(filter true,$(MONITORING)),--monitoring)
+
+.PHONY: cluster-down
+cluster-down: $(DEMO_READY) ## Remove it; on CLUSTER=current the namespace too with PURGE=true
+	@$(BIN)/moodstream cluster down $(CLUSTER_ARGS) $(if $(filter true,$(PURGE)),--purge)
+
+.PHONY: status
+status: $(DEMO_READY) ## One table: parts, lag, rows a minute, model, newest post, addresses
+	@$(BIN)/moodstream cluster status $(CLUSTER_ARGS)
+
+.PHONY: logs
+logs: $(DEMO_READY) ## What our pods say; ARGS="--component consumer --no-follow"
+	@$(BIN)/moodstream cluster logs $(CLUSTER_ARGS) $(ARGS)
+
+.PHONY: doctor
+doctor: $(DEMO_READY) ## What is wrong, and how to mend it
+	@$(BIN)/moodstream cluster doctor $(CLUSTER_ARGS) --operators "$(OPERATORS)" --profile "$(PROFILE)" \
+	  $(if $(VALUES),--values "$(VALUES)")
+
+.PHONY: k9s
+k9s: ## k9s with our views and plugins (Shift-D, Shift-P, Shift-R)
+	@manifests/k9s/run "$(CLUSTER)" "$(KUBE_CONTEXT)"
+
+.PHONY: images
+images: ## Build our images; their names are printed
+	@images/build $(ARGS)
+
+.PHONY: pin
+pin: $(DEMO_READY) ## Look up the digests of all images and write them down; needs a network
+	@$(BIN)/python -m services.cluster.pin
+
+.PHONY: e2e
+e2e: $(DEV_READY) ## Black-box tests of the cluster that kubectl points at
+	@$(BIN)/python -m pytest tests/e2e $(ARGS)
+
 ##@ Work on it
 
 .PHONY: check
 check: lint types contracts unit ## What needs no running parts: lint, types, contracts, unit tests
 
 .PHONY: test
-test: check integration ## Everything: check, then the tests with real Kafka, PostgreSQL and MLflow
+test: check charts integration ## Everything: check, the charts, then the tests with real Kafka, PostgreSQL and MLflow
 
 .PHONY: lint
 lint: $(DEV_READY) ## Style and likely bugs
@@ -64,6 +117,10 @@ contracts: $(DEV_READY) ## Which part may import which
 unit: $(DEV_READY) ## Unit tests
 	@$(BIN)/python -m pytest tests/unit
 
+.PHONY: charts
+charts: $(TOOLS_READY) ## The Helm charts: rendered, scanned, taken by a real API server
+	@$(BIN)/python -m pytest tests/charts
+
 .PHONY: integration
 integration: $(DEV_READY) ## Tests with real parts
 	@$(BIN)/python -m pytest tests/integration
@@ -73,8 +130,9 @@ bench: $(DEV_READY) ## Measure on real parts; ARGS="--only drain,live,serving,qu
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: docs
-docs: $(DEV_READY) ## Write docs/settings.md from the code
+docs: $(DEV_READY) ## Write docs/settings.md and the charts' tables of values from their sources
 	@$(BIN)/python -m docs.reference
+	@$(BIN)/python -m docs.charts
 
 .PHONY: format
 format: $(DEV_READY) ## Rewrite the code in the project's format
@@ -110,4 +168,12 @@ $(DEMO_READY): $(VENV)/.uv-installed requirements/demo.txt pyproject.toml
 $(DEV_READY): $(DEMO_READY) requirements/dev.txt
 	@echo "installing requirements/dev.txt"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(TOOLS_READY): $(DEV_READY) requirements/checkov.txt versions.env
+	@echo "installing checkov and kube-score"
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)/checkov
+	@$(BIN)/uv pip install --quiet --python $(VENV)/checkov/bin/python --require-hashes -r requirements/checkov.txt
+	@if command -v go >/dev/null; then GOBIN="$(CURDIR)/$(BIN)" go install github.com/zegl/kube-score/cmd/kube-score@$(KUBE_SCORE_VERSION); \
+	  else echo "without Go there is no kube-score: its test is skipped"; fi
 	@touch $@

@@ -15,9 +15,11 @@ from pydantic_settings import BaseSettings
 from rich.console import Console
 from rich.table import Table
 
+from services.cluster.options import OperatorsFrom, Profile, Target
+from services.cluster.options import Options as ClusterOptions
 from services.core.contract import MODEL_NAME
 from services.core.errors import MoodstreamError
-from services.core.settings import KafkaSettings, load
+from services.core.settings import KafkaSettings, MLflowSettings, load
 from services.local import run
 from services.local.settings import LocalSettings
 
@@ -33,6 +35,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+cluster = typer.Typer(
+    help="The platform on Kubernetes: bring it up, look at it, take it down.",
+    epilog="Start with: moodstream cluster up",
+    no_args_is_help=True,
+)
+app.add_typer(cluster, name="cluster")
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -138,7 +147,7 @@ def train(
     """
     with _errors():
         from training.registry import Registry
-        from training.settings import MLflowSettings, TrainingSettings
+        from training.settings import TrainingSettings
         from training.train import train as run_training
 
         settings = load(TrainingSettings)
@@ -238,7 +247,7 @@ def replay_dead_letters(
     """Publishes the dead letters again as they first arrived, each once. A record that still cannot
     be taken in becomes a new dead letter.
     """
-    from services.local.dead_letters import replay
+    from services.consumer.replay import replay
 
     with _errors():
         result = replay(_settings(KafkaSettings), reason, limit)
@@ -254,6 +263,148 @@ def clean(as_json: Json = False) -> None:
     _print({"removed": str(home) if removed else None}, as_json)
 
 
+TargetOption = Annotated[
+    Target, typer.Option(help="kind (a cluster of our own in Docker) or current (kubectl's).")
+]
+ContextOption = Annotated[
+    str | None, typer.Option(help="kubectl's context. Default: kind's, or the current one.")
+]
+
+
+@cluster.command(
+    "up",
+    epilog="moodstream cluster up  |  moodstream cluster up --target current --operators present "
+    "--values my-values --loader 'my-loader --quiet'",
+)
+def cluster_up(
+    target: TargetOption = Target.KIND,
+    context: ContextOption = None,
+    operators: Annotated[
+        OperatorsFrom, typer.Option(help="install them, or use those that are present.")
+    ] = OperatorsFrom.INSTALL,
+    loader: Annotated[
+        str,
+        typer.Option(
+            help="How our images reach the nodes: kind, none, or a command that is called with "
+            "their names. Default: kind on a kind cluster, else none."
+        ),
+    ] = "",
+    profile: Annotated[
+        Profile, typer.Option(help="Sizes: a folder of manifests/profiles.")
+    ] = Profile.KIND,
+    values: Annotated[
+        Path | None,
+        typer.Option(help="Folder with platform.yaml, mlflow.yaml, moodstream.yaml; any of them."),
+    ] = None,
+    monitoring: Annotated[bool, typer.Option(help="Prometheus and Grafana too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Brings the whole platform up in a Kubernetes cluster. Safe to run again at any point: what is
+    done is not done twice.
+    """
+    from services.cluster.screen import Screen
+    from services.cluster.up import STEPS
+    from services.cluster.up import run as bring_up
+
+    options = ClusterOptions(target, operators, loader, profile, values, context, monitoring)
+    with _errors():
+        result = bring_up(options, Screen(Console(stderr=as_json), STEPS))
+    _print(asdict(result), as_json)
+
+
+@cluster.command(
+    "down",
+    epilog="moodstream cluster down  |  moodstream cluster down --target current --purge",
+)
+def cluster_down(
+    target: TargetOption = Target.KIND,
+    context: ContextOption = None,
+    purge: Annotated[
+        bool, typer.Option(help="The namespace too, with its secrets and all its data.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Removes the kind cluster; on another cluster our releases, whose data goes with them. The
+    operators and the namespace stay there. Nothing is asked.
+    """
+    from services.cluster.down import STEPS
+    from services.cluster.down import run as take_down
+    from services.cluster.screen import Screen
+
+    steps = 1 if target is Target.KIND else STEPS
+    with _errors():
+        seconds = take_down(
+            ClusterOptions(target, context=context), purge, Screen(Console(stderr=as_json), steps)
+        )
+    _print({"seconds": seconds}, as_json)
+
+
+@cluster.command("status", epilog="moodstream cluster status --json | jq .lag")
+def cluster_status(
+    target: TargetOption = Target.KIND, context: ContextOption = None, as_json: Json = False
+) -> None:
+    """One table: each part with its version, lag, rows a minute, the alias against what is served,
+    the newest post, the addresses. Exits with 1 when a part is not ready.
+    """
+    from services.cluster.status import take
+
+    with _errors():
+        report = take(ClusterOptions(target, context=context))
+    if as_json:
+        _print(report.as_json(), as_json)
+    else:
+        table = Table("component", "ready", "version", box=None)
+        for part in report.parts:
+            table.add_row(part.name, part.waiting_for or "yes", part.version)
+        Console().print(table)
+        _print(report.summary(), as_json)
+    if not report.ready:
+        raise typer.Exit(1)
+
+
+@cluster.command("logs", epilog="moodstream cluster logs --component consumer --no-follow")
+def cluster_logs(
+    target: TargetOption = Target.KIND,
+    context: ContextOption = None,
+    component: Annotated[str | None, typer.Option(help="Of this one alone.")] = None,
+    follow: Annotated[bool, typer.Option(help="Go on with what comes.")] = True,
+) -> None:
+    """What all our pods say, each line with its pod."""
+    from services.cluster.logs import show
+
+    with _errors():
+        status = show(ClusterOptions(target, context=context), component, follow)
+    raise typer.Exit(status)
+
+
+@cluster.command("doctor", epilog="moodstream cluster doctor --target current --json")
+def cluster_doctor(
+    target: TargetOption = Target.KIND,
+    context: ContextOption = None,
+    operators: Annotated[OperatorsFrom, typer.Option(help="As for up.")] = OperatorsFrom.INSTALL,
+    profile: Annotated[Profile, typer.Option(help="As for up.")] = Profile.KIND,
+    values: Annotated[Path | None, typer.Option(help="As for up.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Checks tools, machine, cluster and platform, and says how to mend what is wrong. Exits with 1
+    when something is.
+    """
+    from services.cluster.doctor import run as examine
+
+    options = ClusterOptions(target, operators, "", profile, values, context)
+    checks = []
+    with _errors():
+        for check in examine(options):
+            checks.append(check)
+            if not as_json:
+                sign = "ok   " if check.well else "WRONG"
+                Console().print(f"{sign} {check}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        _print({"checks": [asdict(check) for check in checks]}, as_json)
+    if not all(check.well for check in checks):
+        raise typer.Exit(1)
+
+
 def _settings(group: type[S]) -> S:
     """With the addresses of the platform that runs in this folder, else from the environment."""
     return run.settings(run.find(load(LocalSettings).home), group)
@@ -263,7 +414,6 @@ def _registered(selector: str) -> "SentimentModel":
     """A version from the registry, kept in this folder."""
     from services.core.model import load as load_model
     from services.local.model import fetch
-    from training.settings import MLflowSettings
 
     fetched = fetch(load(LocalSettings).home, _settings(MLflowSettings).url, selector)
     return load_model(fetched.folder, fetched.version)
