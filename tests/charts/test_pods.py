@@ -27,6 +27,26 @@ def test_every_container_is_restricted(case: Case) -> None:
         assert context.get("capabilities", {}).get("drop") == ["ALL"], where
 
 
+def test_what_strimzi_makes_of_our_resources_is_restricted_too(case: Case) -> None:
+    kafka = [item["spec"] for item in objects(case) if item["apiVersion"].startswith("kafka.")]
+    pools = [spec for spec in kafka if "roles" in spec]
+    clusters = [spec for spec in kafka if "entityOperator" in spec]
+    templates = [pool["template"]["kafkaContainer"] for pool in pools]
+    for cluster in clusters:
+        operators = cluster["entityOperator"]["template"]
+        templates += [operators["topicOperatorContainer"], operators["userOperatorContainer"]]
+        if "kafkaExporter" in cluster:
+            templates.append(cluster["kafkaExporter"]["template"]["container"])
+
+    assert len(templates) >= 3 * len(clusters)
+    for template in templates:
+        context = template["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
 def test_only_who_calls_the_api_gets_a_token(case: Case) -> None:
     for pod in pods(objects(case)):
         token = pod.spec.get("automountServiceAccountToken")

@@ -145,8 +145,10 @@ storage:
       {{- end }}
       kraftMetadata: shared
       deleteClaim: {{ $root.Values.kafka.deleteClaim }}
-{{- if $root.Values.topologySpread.enabled }}
 template:
+  kafkaContainer:
+    {{- include "platform.kafka.container" $root | nindent 4 }}
+  {{- if $root.Values.topologySpread.enabled }}
   pod:
     topologySpreadConstraints:
       {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
@@ -158,7 +160,22 @@ template:
             {{- include "platform.kafka.pods" $root | nindent 12 }}
             strimzi.io/pool-name: {{ index $ 2 }}
       {{- end }}
+  {{- end }}
 {{- end }}
+
+{{/*
+Template of a container that Strimzi makes. By itself the operator sets no security context, unless its own
+configuration asks for it, and a namespace for restricted pods would refuse the pod.
+Usage: {{ include "platform.kafka.container" $ | nindent 6 }}
+*/}}
+{{- define "platform.kafka.container" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  runAsNonRoot: true
+  capabilities:
+    drop: [ALL]
+  seccompProfile:
+    type: RuntimeDefault
 {{- end }}
 
 {{/*
