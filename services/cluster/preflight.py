@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import urllib3
+
 from services.cluster import charts, command, credentials, helm, kind, kube, operators
 from services.cluster.errors import ClusterError
 from services.cluster.kube import Kube, Object
@@ -320,8 +322,7 @@ def _external_store(cluster: Kube | None, rendered: dict[str, list[Object]]) -> 
         there = _is_service(cluster, labels[0], labels[1])
         detail = "is a Service" if there else "is no Service of this cluster"
     else:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        there = _answers(host, port)
+        there = _answers(str(endpoint))
         detail = "answers" if there else "does not answer from here"
     wrong = "correct the object store's endpoint in platform.yaml"
     yield Check("S3", f"{endpoint} {detail}", None if there else wrong)
@@ -355,9 +356,11 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _answers(host: str, port: int) -> bool:
+def _answers(url: str) -> bool:
+    """Whether HTTP is spoken there. A connection alone says little: a proxy takes any."""
     try:
-        with socket.create_connection((host, port), timeout=_ANSWER_SECONDS):
-            return True
-    except OSError:
+        with urllib3.PoolManager(timeout=_ANSWER_SECONDS, retries=False) as http:
+            http.request("GET", url, redirect=False)
+    except urllib3.exceptions.HTTPError:
         return False
+    return True

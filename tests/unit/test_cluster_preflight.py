@@ -1,5 +1,6 @@
 """What is refused before anything is changed, and the one line that says why."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -238,16 +239,22 @@ def test_a_value_that_a_chart_refuses_is_told_before_the_cluster_is_touched(
 
 
 @pytest.mark.usefixtures("context")
-def test_an_s3_that_does_not_answer_is_named_with_its_address(tools: Path) -> None:
-    config_map = (
-        "kind: ConfigMap\nmetadata: {name: object-store}\ndata: {endpoint: http://127.0.0.1:9}"
-    )
-    program(tools, "helm", f'case "$1" in version) echo v3.18.0;; *) echo "{config_map}";; esac')
+@pytest.mark.parametrize("listening", [False, True])
+def test_an_s3_that_does_not_answer_is_named_with_its_address(tools: Path, listening: bool) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listening:
+            silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        config_map = f"kind: ConfigMap\nmetadata: {{name: object-store}}\ndata: {{endpoint: {url}}}"
+        program(
+            tools, "helm", f'case "$1" in version) echo v3.18.0;; *) echo "{config_map}";; esac'
+        )
 
-    keys, address = _wrong(_OPTIONS)
+        keys, address = _wrong(_OPTIONS)
 
     assert "no Secret object-store" in keys.detail
-    assert "http://127.0.0.1:9 does not answer" in address.detail
+    assert f"{url} does not answer" in address.detail
 
 
 @pytest.mark.usefixtures("context")
