@@ -84,6 +84,10 @@ k9s: ## k9s with our views and plugins (Shift-D, Shift-P, Shift-R)
 images: ## Build our images; their names are printed
 	@images/build $(ARGS)
 
+.PHONY: images-push
+images-push: ## Build our images for amd64 and arm64 and push them; REGISTRY
+	@images/build --push "$(or $(REGISTRY),$(error say where to: make images-push REGISTRY=registry.example.com/moodstream))"
+
 .PHONY: pin
 pin: $(DEMO_READY) ## Look up the digests of all images and write them down; needs a network
 	@$(BIN)/python -m services.cluster.pin
@@ -123,7 +127,7 @@ charts: $(TOOLS_READY) ## The Helm charts: rendered, scanned, taken by a real AP
 
 .PHONY: integration
 integration: $(DEV_READY) ## Tests with real parts
-	@$(BIN)/python -m pytest tests/integration
+	@$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile
 
 .PHONY: bench
 bench: $(DEV_READY) ## Measure on real parts; ARGS="--only drain,live,serving,quality"

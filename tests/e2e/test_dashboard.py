@@ -1,0 +1,73 @@
+"""The dashboard, against the database."""
+
+import json
+import urllib.request
+from typing import Any
+
+from tests.e2e.deployed import Platform
+
+_COUNTED = ("posts", "negative", "neutral", "positive", "unscored")
+
+
+def test_the_page_answers(platform: Platform) -> None:
+    with (
+        platform.forwarded("dashboard", 80) as address,
+        urllib.request.urlopen(address, timeout=30) as page,
+    ):
+        content = page.read().decode()
+
+    assert "<title>" in content
+
+
+def test_its_numbers_are_those_of_the_database(platform: Platform) -> None:
+    """Compared are the minutes that do not change while they are read."""
+    settled: dict[Any, Any] = {}
+    shown: dict[Any, Any] = {}
+
+    def compared() -> bool:
+        nonlocal settled, shown
+        before = _stored(platform)
+        snapshot = _get(f"{address}/api/snapshot")
+        after = _stored(platform)
+        shown = {
+            minute["start"]: [minute[name] for name in _COUNTED] for minute in snapshot["minutes"]
+        }
+        settled = {
+            start: numbers
+            for start, numbers in before.items()
+            if after.get(start) == numbers and start in shown
+        }
+        return snapshot["problem"] is None and bool(settled)
+
+    with platform.forwarded("dashboard", 80) as address:
+        platform.wait(compared, 120, "a minute that no longer changes")
+
+    assert {start: shown[start] for start in settled} == settled
+
+
+def test_its_dead_letters_are_those_of_the_database(platform: Platform) -> None:
+    stored = {
+        row["reason"]: row["records"]
+        for row in platform.sql("SELECT * FROM dead_letters_by_reason")
+    }
+    with platform.forwarded("dashboard", 80) as address:
+        platform.wait(
+            lambda: _get(f"{address}/api/snapshot")["dead_letters"] == stored,
+            30,
+            f"dead letters {stored}",
+        )
+
+
+def _stored(platform: Platform) -> dict[str, list[int]]:
+    rows = platform.sql(
+        "SELECT to_char(minute AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS start,"  # noqa: S608
+        f" {', '.join(_COUNTED)} FROM sentiment_by_minute"
+        " WHERE topic = '*' ORDER BY minute DESC LIMIT 60"
+    )
+    return {row["start"]: [row[name] for name in _COUNTED] for row in rows}
+
+
+def _get(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        content: dict[str, Any] = json.load(answer)
+    return content
