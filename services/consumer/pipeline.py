@@ -175,22 +175,35 @@ class Pipeline:
             # While the stages are busy it polls for nothing, because polling keeps the membership.
             room = self._to_score.wait_until_free(_IDLE_SECONDS)
             self._set_paused(consumer, positions, everything=not room)
+            placed = dict(positions)
             try:
                 polled = consumer.poll(
                     timeout_ms=_POLL_MILLISECONDS if room else 0,
                     max_records=self._settings.batch_records,
                 )
-                self._assigned = bool(consumer.assignment())
+            except KafkaError as exc:
+                self._wait("poll", exc, 1)
+                continue
+            self._assigned = bool(consumer.assignment())
+            # A partition that cannot be placed must not cost what was polled of the others: the
+            # client gives a record once.
+            try:
                 self._place(consumer, positions)
             except (KafkaError, TemporaryError) as exc:
                 self._wait("poll", exc, 1)
-                continue
-            self._went_on("poll")
+            else:
+                self._went_on("poll")
             if time.monotonic() - committed > _COMMIT_SECONDS:
                 self._commit(consumer, wait=False)
                 committed = time.monotonic()
-            if polled and room and epoch == self._epoch:
-                batch = self._decode(epoch, polled, positions)
+            if not room:
+                # Nothing was to come; what came in a rebalance is read again from the ledger.
+                for partition in polled:
+                    positions.pop(partition, None)
+            elif polled and epoch == self._epoch:
+                # A partition placed only now is read again from the ledger's offset.
+                known = {p: o for p, o in placed.items() if positions.get(p) == o}
+                batch = self._decode(epoch, polled, known)
                 for partition, span in batch.spans.items():
                     positions[TopicPartition(batch.topic, partition)] = span.next
                 if batch.spans:

@@ -97,11 +97,13 @@ class Publisher:
     def settle(self) -> None:
         """Counts what Kafka has answered so far. Raises PublishError."""
         in_flight, settled, refused = self._in_flight, 0, 0
+        error: Exception | None = None
         while in_flight and in_flight[0].is_done:
             error = in_flight[0].exception
             if isinstance(error, MessageSizeTooLargeError):
                 refused += 1
                 log.warning("post.refused", extra={"reason": "too_large", "detail": str(error)})
+                error = None
             elif error is not None:
                 break
             in_flight.popleft()
@@ -112,8 +114,8 @@ class Publisher:
             self._acknowledged(settled)
             self._waiting_since = time.monotonic() if in_flight else None
             IN_FLIGHT.set(len(in_flight))
-        if in_flight and in_flight[0].is_done:
-            error = in_flight[0].exception
+        # Not asked again of the oldest one: it may have been acknowledged in the meantime.
+        if error is not None:
             raise PublishError(f"Kafka topic {self._kafka_topic}: {error!r}") from error
 
     def finish(self) -> None:
