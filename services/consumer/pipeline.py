@@ -15,6 +15,7 @@ dropped and each partition is read again from where the ledger stands.
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -58,6 +59,12 @@ _COMMIT_SECONDS: Final = 1.0
 than the batch.
 """
 _CLOSE_MILLISECONDS: Final = 5_000
+_FIRST_ASSIGNMENT_SECONDS: Final = 10.0
+_MOST_REPLACEMENTS: Final = 3
+"""A new client of kafka-python 3.0.12 now and then never learns which partitions there are, gets
+none and stays so; another one does. A consumer more than there are partitions looks the same, so it
+is not tried for ever.
+"""
 _STALLED_SECONDS: Final = 90.0
 """A stage silent for so long is stuck: longer than the deadlines of a request and of a transaction
 together.
@@ -129,12 +136,23 @@ class Pipeline:
         for thread in threads:
             thread.start()
         try:
-            self._poll_stage(consumer, stop)
+            for _ in range(_MOST_REPLACEMENTS):
+                if not self._poll_stage(consumer, stop, _FIRST_ASSIGNMENT_SECONDS):
+                    break
+                log.warning("client.replaced", extra={"reason": "no partition was assigned"})
+                consumer.close(autocommit=False, timeout_ms=_CLOSE_MILLISECONDS)
+                consumer = self._connect(stop)
+                if consumer is None:
+                    break
+            else:
+                self._poll_stage(consumer, stop)
             self._drain(drain_seconds)
-            self._commit(consumer, wait=True)
+            if consumer is not None:
+                self._commit(consumer, wait=True)
         finally:
             self._abandon.set()
-            consumer.close(autocommit=False, timeout_ms=_CLOSE_MILLISECONDS)
+            if consumer is not None:
+                consumer.close(autocommit=False, timeout_ms=_CLOSE_MILLISECONDS)
             for thread in threads:
                 thread.join(timeout=_CLOSE_MILLISECONDS / 1000)
             self._placer.close()
@@ -161,7 +179,14 @@ class Pipeline:
                 self._wait("poll", exc, attempt)
         return None
 
-    def _poll_stage(self, consumer: Any, stop: Event) -> None:
+    def _poll_stage(
+        self, consumer: Any, stop: Event, first_assignment_seconds: float = math.inf
+    ) -> bool:
+        """Until told to stop; True as soon as the client should be replaced, because it was never
+        given a partition.
+        """
+        began = time.monotonic()
+        ever_assigned = False
         positions: dict[TopicPartition, int] = {}
         listener = _Listener(positions, self._wait_until_idle)
         consumer.subscribe([self._kafka.posts_topic], listener=listener)
@@ -185,6 +210,9 @@ class Pipeline:
                 self._wait("poll", exc, 1)
                 continue
             self._assigned = bool(consumer.assignment())
+            ever_assigned |= self._assigned
+            if not ever_assigned and time.monotonic() - began > first_assignment_seconds:
+                return True
             # A partition that cannot be placed must not cost what was polled of the others: the
             # client gives a record once.
             try:
@@ -210,6 +238,7 @@ class Pipeline:
                     with self._in_flight_lock:
                         self._in_flight += 1
                     self._to_score.put(batch)
+        return False
 
     def _decode(
         self, epoch: int, polled: dict[TopicPartition, list[Any]], positions: dict[Any, int]
