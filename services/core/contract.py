@@ -5,6 +5,7 @@ In: texts. Out, for each text: three probabilities in the order of LABELS; the l
 likeliest of them, the score is positive minus negative, in -1..+1.
 """
 
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,31 @@ database's enum.
 
 MODEL_NAME: Final = "sentiment"
 """Name of the served model and of the registered model in MLflow."""
+
+CHAMPION: Final = "champion"
+"""Alias of the version that is served, and the role of what it says."""
+CHALLENGER: Final = "challenger"
+"""Alias of the version that is served beside the champion and scores a share of the same posts."""
+
+
+class RolloutState(StrEnum):
+    """What became of a version that had one of the two aliases; the tag ROLLOUT_TAG on it."""
+
+    REFUSED = "refused"
+    ROLLING_OUT = "rolling out"
+    SERVING = "serving"
+    ROLLED_BACK = "rolled back"
+    REPLACED = "replaced"
+
+
+ROLLOUT_TAG: Final = "moodstream.rollout"
+"""On a model version in MLflow: its RolloutState."""
+ROLLOUT_ROLE_TAG: Final = "moodstream.rollout.role"
+"""The alias that the state is about."""
+ROLLOUT_REASON_TAG: Final = "moodstream.rollout.reason"
+"""Why, in a sentence."""
+ROLLOUT_AT_TAG: Final = "moodstream.rollout.at"
+"""Since when, ISO 8601, UTC."""
 
 INPUT_NAME: Final = "text"
 """V2 input tensor: BYTES [n], UTF-8 texts."""

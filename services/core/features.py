@@ -193,6 +193,21 @@ class PostFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sk
         shape = (batch.posts, len(self.weights_) + width)
         return sparse.csr_matrix((values, indices, starts), shape=shape)
 
+    def coverage(self, texts: Iterable[str]) -> Floats:
+        """The share of each post's words that were learned or are in the lexicon, in 0..1; 1 for a
+        post without words. Emoji, numbers and links are words, punctuation that ends a clause is
+        not.
+        """
+        check_is_fitted(self)
+        batch = self._read(_listed(texts))
+        counted = ~self.closes_[batch.word]
+        known = counted & (batch.word >= _FIRST_WORD)
+        words, known_words = (
+            np.bincount(batch.row[chosen], minlength=batch.posts) for chosen in (counted, known)
+        )
+        shares: Floats = np.where(words > 0, known_words / np.maximum(words, 1), 1.0)
+        return shares
+
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Column names: "good", "good_NEG", "so good", "lexicon:highest", "topic:7"."""
         check_is_fitted(self)

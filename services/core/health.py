@@ -1,17 +1,22 @@
-"""The three addresses of every service: /livez, /readyz, /metrics.
+"""The three addresses of every service: /livez, /readyz, /metrics; beside them what a service takes
+by POST.
 
 Alive means making progress, not having healthy dependencies: a database outage must not restart
 every pod. Ready means that the dependencies answer.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+
+_SILENT_CLIENT_SECONDS: Final = 10.0
+_MAX_BODY_BYTES: Final = 65_536
+_LENGTH_DIGITS: Final = 9
 
 
 class Progress:
@@ -35,9 +40,14 @@ class Progress:
 Check = Callable[[], str | None]
 """Returns what is wrong in a few words, or None."""
 
+Post = Callable[[Mapping[str, str], bytes], int]
+"""Takes the headers, by their names in lower case, and the body; returns the HTTP status."""
+
 
 class HealthServer:
-    """Serves the three addresses from a thread of its own, for as long as it is entered."""
+    """Serves the three addresses, and those of `posts`, from a thread of its own, for as long as it
+    is entered.
+    """
 
     def __init__(
         self,
@@ -47,6 +57,7 @@ class HealthServer:
         alive: Check,
         ready: Check,
         registry: CollectorRegistry = REGISTRY,
+        posts: Mapping[str, Post] | None = None,
     ) -> None:
         answers: dict[str, Callable[[], tuple[int, str, bytes]]] = {
             "/livez": lambda: _probe(alive()),
@@ -55,11 +66,31 @@ class HealthServer:
         }
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = _SILENT_CLIENT_SECONDS
+
             def do_GET(self) -> None:
                 answer = answers.get(self.path.partition("?")[0])
                 status, kind, body = (
                     answer() if answer else (404, "text/plain; charset=utf-8", b"not found\n")
                 )
+                self._answer(status, kind, body)
+
+            def do_POST(self) -> None:
+                self._answer(self._post(), "text/plain; charset=utf-8", b"")
+
+            def _post(self) -> int:
+                post = (posts or {}).get(self.path)
+                if post is None:
+                    return 404
+                length = self.headers.get("Content-Length", "")
+                if not (length.isascii() and length.isdigit()):
+                    return 411
+                if len(length) > _LENGTH_DIGITS or int(length) > _MAX_BODY_BYTES:
+                    return 413
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                return post(headers, self.rfile.read(int(length)))
+
+            def _answer(self, status: int, kind: str, body: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))

@@ -85,6 +85,19 @@ class InferenceClient:
         except TemporaryError:
             return False
 
+    def version(self) -> str:
+        """The version that the server says it serves, by its metadata. Raises TemporaryError for a
+        server that is away or does not say.
+        """
+        status, content = self._request("GET", self._base, None)
+        if status != 200:
+            raise TemporaryError(f"the predictor answered {status} when asked for its model")
+        try:
+            (version,) = orjson.loads(content)["versions"]
+        except (ValueError, KeyError, TypeError) as exc:
+            raise TemporaryError(f"the predictor does not say its version: {exc!r}") from exc
+        return str(version)
+
     def _request(self, method: str, url: str, body: bytes | None) -> tuple[int, bytes]:
         try:
             response = self._pool.request(

@@ -78,6 +78,15 @@ class InferenceSettings(BaseSettings):
     """Deadline of one request, connect and answer together."""
 
 
+class ChallengerSettings(BaseSettings):
+    """Where the challenger is served, beside the champion."""
+
+    model_config = group("MOODSTREAM_CHALLENGER_")
+
+    url: str | None = None
+    """Base address of the challenger's predictor, without a path. Unset: there is none."""
+
+
 class MLflowSettings(BaseSettings):
     """Where the experiments and the model registry are."""
 

@@ -4,12 +4,16 @@ over REST, V2 over gRPC.
 
 import asyncio
 import logging
+import socket
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Final
 
+import uvicorn
 from grpc import StatusCode, aio  # type: ignore[import-untyped]  # no stubs
 from kserve import ModelServer
 from kserve.model_server import app
@@ -22,14 +26,17 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # no stubs
 
 from services.core import lifecycle
+from services.core.errors import SettingsError
 from services.core.health import HealthServer
 from services.core.model import load as load_model
 from services.core.settings import ServiceSettings, load
 from services.predictor.model import ServedModel
-from services.predictor.rest import MAX_BODY_BYTES, routes
+from services.predictor.rest import MAX_BODY_BYTES, closing, routes
 from services.predictor.settings import PredictorSettings, with_arguments
 
 log = logging.getLogger(__name__)
+
+_TICK_SECONDS: Final = 0.05
 
 
 def main() -> None:
@@ -40,7 +47,7 @@ def main() -> None:
 def _run(service: ServiceSettings, stop: Event) -> None:
     settings = with_arguments(load(PredictorSettings), sys.argv[1:])
     if _holds_anything(settings.model_dir):
-        _serve(service, settings)
+        _serve(service, settings, stop)
     else:
         _wait_without_model(service, settings, stop)
 
@@ -71,13 +78,17 @@ def _wait_without_model(service: ServiceSettings, settings: PredictorSettings, s
         stop.wait()
 
 
-def _serve(service: ServiceSettings, settings: PredictorSettings) -> None:
-    """The SDK takes over the signals."""
+def _serve(service: ServiceSettings, settings: PredictorSettings, stop: Event) -> None:
+    if settings.leave_seconds >= service.drain_seconds:
+        raise SettingsError(
+            "MOODSTREAM_PREDICTOR_LEAVE_SECONDS: must be below MOODSTREAM_SERVICE_DRAIN_SECONDS, "
+            "which it is part of"
+        )
     model = ServedModel(settings.model_name, load_model(settings.model_dir, settings.model_version))
     _quieten_sdk()
     threadpool_limits(1)  # more threads slow the model down: its products are small and sparse
-    app.router.routes[:0] = routes(model)
-    _Server(service, settings).start([model])
+    app.router.routes[:0] = routes(model, stop.is_set)
+    _Server(service, settings, stop).start([model])
 
 
 def _quieten_sdk() -> None:
@@ -91,21 +102,65 @@ def _quieten_sdk() -> None:
 
 
 class _Server(ModelServer):  # type: ignore[misc]  # kserve publishes no types
-    """The SDK's server, listening on the address that the settings say instead of on all."""
+    """The SDK's server, listening where the settings say instead of on all addresses, and leaving
+    in two steps: its callers find another one first.
+    """
 
-    def __init__(self, service: ServiceSettings, settings: PredictorSettings) -> None:
+    def __init__(self, service: ServiceSettings, settings: PredictorSettings, stop: Event) -> None:
         super().__init__(
             http_port=settings.http_port,
             workers=1,
             enable_grpc=False,
-            grace_period=int(service.drain_seconds),
+            grace_period=service.drain_seconds - settings.leave_seconds,
         )
         self._bind = service.bind
+        self._leave_seconds = settings.leave_seconds
+        self._stop = stop
+        self._inherited = [socket.socket(fileno=fd) for fd in settings.socket_fds]
         self._grpc_server = _GrpcServer(service, settings, self)
 
+    def register_signal_handler(self) -> None:
+        """Those of `lifecycle` stay: the SDK's stop at once."""
+
     async def _serve(self) -> None:
-        self._rest_server.config.host = self._bind
-        await asyncio.gather(*self.servers, self._grpc_server.start(1))
+        config = self._rest_server.config
+        config.host = self._bind
+        config.app = closing(app, self._stop.is_set)
+        self._rest_server._server = _RestServer(config, self._inherited)
+        await asyncio.gather(*self.servers, self._grpc_server.start(1), self._leave())
+
+    async def _leave(self) -> None:
+        """Waits for the stop, and ends both servers when their callers have had time to go."""
+        loop, rest = asyncio.get_running_loop(), self._rest_server._server
+        while not (self._stop.is_set() and rest.started):
+            await asyncio.sleep(_TICK_SECONDS)
+        log.info("predictor.leaving")
+        for listening in self._inherited:
+            # Closed now, it would lose the connections that asyncio has accepted in this very tick.
+            loop.remove_reader(listening)
+        until = loop.time() + self._leave_seconds
+        await asyncio.sleep(_TICK_SECONDS)
+        while loop.time() < until and (rest.server_state.connections or not self._inherited):
+            await asyncio.sleep(_TICK_SECONDS)
+        rest.should_exit = True
+        await self._grpc_server.stop()
+
+
+class _RestServer(uvicorn.Server):
+    """Listens on sockets of its parent's, if there are any, and leaves the signals alone."""
+
+    def __init__(self, config: uvicorn.Config, inherited: list[socket.socket]) -> None:
+        super().__init__(config)
+        self._inherited = inherited
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Until `should_exit`."""
+        await super().serve(self._inherited or sockets)
 
 
 class _GrpcServer(GRPCServer):  # type: ignore[misc]  # kserve publishes no types

@@ -69,6 +69,16 @@ class ServedModel(kserve.Model):  # type: ignore[misc]  # kserve publishes no ty
             request.id, self.name, outputs, self.version, use_binary_outputs=False
         )
 
+    def metadata(self) -> dict[str, Any]:
+        """What V2 says about the model."""
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": "sklearn_skops",
+            "inputs": self.get_input_types(),
+            "outputs": self.get_output_types(),
+        }
+
     def get_input_types(self) -> list[dict[str, Any]]:
         """For V2 metadata."""
         return [{"name": INPUT_NAME, "datatype": "BYTES", "shape": [-1]}]

@@ -13,6 +13,7 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.predictor import metrics, protocol
 from services.predictor.model import ServedModel
@@ -30,7 +31,7 @@ class _BodyTooLargeError(Exception):
     """The body is over the limit."""
 
 
-def routes(model: ServedModel) -> list[BaseRoute]:
+def routes(model: ServedModel, leaving: Callable[[], bool]) -> list[BaseRoute]:
     """To be matched before the SDK's own."""
 
     async def v1(body: bytes) -> bytes:
@@ -48,7 +49,14 @@ def routes(model: ServedModel) -> list[BaseRoute]:
 
     async def ready(_: Request) -> Response:
         # Nothing listens before the model is loaded.
-        return PlainTextResponse("ok\n")
+        gone = leaving()
+        return PlainTextResponse("leaving\n" if gone else "ok\n", 503 if gone else 200)
+
+    async def metadata(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name != model.name:
+            return _error(404, f"no model {name!r} here, only {model.name!r}")
+        return Response(orjson.dumps(model.metadata()), media_type="application/json")
 
     async def absent(_: Request) -> Response:
         return _error(404, "there is nothing to post to at this address")
@@ -56,11 +64,30 @@ def routes(model: ServedModel) -> list[BaseRoute]:
     return [
         Route("/livez", alive),
         Route("/readyz", ready),
+        # The SDK's does not say which version it is.
+        Route("/v2/models/{name}", metadata),
         Route("/v1/models/{name}:predict", _inference(model, v1), methods=["POST"]),
         Route("/v2/models/{name}/infer", _inference(model, v2), methods=["POST"]),
         # The SDK lets anyone unload the model, and reads bodies of any size.
         Route("/{path:path}", absent, methods=["POST"]),
     ]
+
+
+def closing(app: ASGIApp, leaving: Callable[[], bool]) -> ASGIApp:
+    """The application, each of whose answers is the last on its connection while the process is
+    leaving: a client's next request then opens one to a process that stays, instead of meeting a
+    connection that ends under it.
+    """
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and leaving():
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
+        await app(scope, receive, answer)
+
+    return wrapped
 
 
 def _inference(model: ServedModel, answer: Callable[[bytes], Awaitable[bytes]]) -> Endpoint:

@@ -34,6 +34,14 @@ class PredictorSettings(BaseSettings):
     """TCP port of REST, probes and metrics."""
     grpc_port: int = Field(default=8081, ge=1, le=65535)
     """TCP port of gRPC."""
+    socket_fds: tuple[int, ...] = ()
+    """File descriptors of listening sockets that the parent hands down, as JSON: [7, 8]. REST is
+    served on these instead of on http_port, by several processes at once where they share one.
+    """
+    leave_seconds: float = Field(default=5.0, ge=0)
+    """How long a predictor that was told to stop serves on, no longer ready and ending each
+    connection with its next answer, so that its callers find another one; part of drain_seconds.
+    """
 
 
 def with_arguments(settings: PredictorSettings, arguments: Sequence[str]) -> PredictorSettings:

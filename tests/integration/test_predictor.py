@@ -47,12 +47,23 @@ VERSION = "41"
 class Predictor:
     """A predictor process and how to talk to it."""
 
-    def __init__(self, model: Path, log: Path, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self,
+        model: Path,
+        log: Path,
+        *arguments: str,
+        listening: socket.socket | None = None,
+        **environment: str,
+    ) -> None:
         self.port, self.grpc_port, self.log = free_port(), free_port(), log
+        handed = () if listening is None else (listening.fileno(),)
+        if listening is not None:
+            self.port = listening.getsockname()[1]
         settings = {
             "MOODSTREAM_PREDICTOR_MODEL_DIR": str(model),
             "MOODSTREAM_PREDICTOR_HTTP_PORT": str(self.port),
             "MOODSTREAM_PREDICTOR_GRPC_PORT": str(self.grpc_port),
+            "MOODSTREAM_PREDICTOR_SOCKET_FDS": json.dumps(handed),
             "MOODSTREAM_SERVICE_BIND": "127.0.0.1",
         }
         with log.open("wb") as file:
@@ -61,6 +72,7 @@ class Predictor:
                 env=os.environ | settings | environment,
                 stderr=file,
                 stdout=file,
+                pass_fds=handed,
             )
         self._pool = urllib3.PoolManager(retries=False, timeout=30)
 
@@ -342,6 +354,8 @@ def test_every_probe_answers_200_while_the_model_is_served(predictor: Predictor,
 def test_the_metadata_describes_the_tensors(predictor: Predictor) -> None:
     metadata = predictor.get("/v2/models/sentiment").json()
 
+    assert (metadata["name"], metadata["versions"]) == ("sentiment", [VERSION])
+    assert metadata["platform"] == "sklearn_skops"
     assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
     assert {output["name"]: output["shape"] for output in metadata["outputs"]} == {
         "label": [-1],
@@ -410,6 +424,66 @@ def test_a_request_that_is_under_way_at_sigterm_is_still_answered(
 
     assert answer.startswith(b"HTTP/1.1 200")
     assert running.process.wait(STOP_SECONDS) == 0
+
+
+def test_a_predictor_that_is_told_to_stop_first_sends_its_callers_elsewhere(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    running = Predictor(model_dir, tmp_path / "log", MOODSTREAM_PREDICTOR_LEAVE_SECONDS="15")
+    running.wait_ready()
+    before = running.infer(["love it"])
+
+    running.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: running.get("/readyz").status == 503, STOP_SECONDS)
+    leaving = [running.infer(["love it"]), running.get("/livez"), running.get("/v2/models/x")]
+
+    assert "connection" not in before.headers
+    assert [answer.headers["connection"] for answer in leaving] == ["close"] * 3
+    assert [answer.status for answer in leaving] == [200, 200, 404]
+    assert running.process.wait(STOP_SECONDS) == 0, running.log.read_text()
+
+
+def test_on_a_socket_of_its_parents_a_predictor_leaves_new_connections_to_others_at_once(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        leaving = Predictor(model_dir, tmp_path / "old", listening=listening)
+        leaving.wait_ready()
+        body = b'{"instances": ["love it"]}'
+        head = (
+            b"POST /v1/models/sentiment:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 26\r\n\r\n"
+        )
+
+        with socket.create_connection(listening.getsockname(), timeout=30) as connection:
+            connection.sendall(head)
+            leaving.get("/livez")  # answered after what was sent before it has been taken in
+            leaving.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "predictor.leaving" in leaving.log.read_text(), STOP_SECONDS)
+            with socket.create_connection(listening.getsockname(), START_SECONDS) as later:
+                later.sendall(head + body)
+                connection.sendall(body)
+                answer = connection.recv(4096)
+                status = leaving.process.wait(STOP_SECONDS)
+                staying = Predictor(model_dir, tmp_path / "new", listening=listening)
+                later_answer = later.recv(4096)
+        staying.stop()
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer
+    assert status == 0, leaving.log.read_text()
+    assert later_answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_predictor_that_would_never_drain_is_told_so(model_dir: Path, tmp_path: Path) -> None:
+    wrong = Predictor(
+        model_dir,
+        tmp_path / "log",
+        MOODSTREAM_PREDICTOR_LEAVE_SECONDS="20",
+        MOODSTREAM_SERVICE_DRAIN_SECONDS="20",
+    )
+
+    assert wrong.process.wait(START_SECONDS) == 2
+    assert "MOODSTREAM_PREDICTOR_LEAVE_SECONDS" in wrong.log.read_text()
 
 
 def wait_refused(port: int) -> None:

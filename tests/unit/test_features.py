@@ -232,3 +232,31 @@ def test_a_saved_pipeline_predicts_the_same_without_vader(
     assert unknown == ["services.core.features.PostFeatures"]
     texts = [*POSTS, "never seen 😀 ÄÖ"]
     np.testing.assert_array_equal(loaded.predict_proba(texts), pipeline.predict_proba(texts))
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("what a good day", 1.0),
+        ("what a zorblax day", 0.75),
+        ("zorblax quimble", 0.0),
+        ("What a GOOOD day!!! 😂 http://x.y", 1.0),
+        ("zorblax, zorblax. good!", 1 / 3),
+        ("", 1.0),
+        ("...", 1.0),
+    ],
+)
+def test_coverage_is_the_share_of_a_posts_words_that_were_learned(
+    features: PostFeatures, text: str, share: float
+) -> None:
+    assert features.coverage([text]).tolist() == pytest.approx([share])
+
+
+@given(texts=st.lists(any_text, max_size=6))
+def test_coverage_is_a_share_and_does_not_depend_on_the_batch(
+    features: PostFeatures, texts: list[str]
+) -> None:
+    found = features.coverage(texts)
+
+    assert ((found >= 0) & (found <= 1)).all()
+    assert found.tolist() == [float(features.coverage([text])[0]) for text in texts]

@@ -140,3 +140,22 @@ def test_a_server_that_is_away_is_worth_waiting_for() -> None:
     with pytest.raises(TemporaryError, match="does not answer"):
         client.score(["x"])
     assert not client.ready()
+
+
+def test_the_version_is_what_the_metadata_says(client: InferenceClient, answer: Answer) -> None:
+    answer.body = json.dumps({"name": "sentiment", "versions": ["7"]}).encode()
+
+    assert client.version() == "7"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(404, b"{}"), (200, b"{}"), (200, b'{"versions": []}'), (200, b"[]"), (200, b"what")],
+)
+def test_metadata_that_names_no_version_is_a_fault_of_the_server(
+    client: InferenceClient, answer: Answer, status: int, body: bytes
+) -> None:
+    answer.status, answer.body = status, body
+
+    with pytest.raises(TemporaryError):
+        client.version()
