@@ -33,6 +33,14 @@ RESETS: Final = Counter(
 WAITING: Final = Gauge(
     "moodstream_consumer_waiting", "1 while a stage waits for a dependency.", ["stage"]
 )
+SHADOW_POSTS: Final = Counter(
+    "moodstream_consumer_shadow_posts", "Posts that the challenger has scored too."
+)
+SHADOW_DROPPED: Final = Counter(
+    "moodstream_consumer_shadow_dropped_posts",
+    "Posts sampled for the challenger and let go, by reason: busy, challenger, database.",
+    ["reason"],
+)
 
 _LATENCY_BUCKETS: Final = (
     *(0.001 * 1.25**step for step in range(40)),

@@ -12,6 +12,9 @@ outage.
 The ledger in PostgreSQL is the truth about offsets; Kafka's committed offsets follow it for lag
 displays and KEDA. When the store finds the ledger elsewhere (FencedError), everything in flight is
 dropped and each partition is read again from where the ledger stands.
+
+What is stored is offered to the shadow, where a challenger may score it too; nothing here waits for
+that.
 """
 
 import logging
@@ -36,6 +39,7 @@ from services.consumer.batch import Batch, Record, ScoredBatch, decode_batch
 from services.consumer.dead_letters import DeadLetterTopic
 from services.consumer.score import score_batch
 from services.consumer.settings import ConsumerSettings
+from services.consumer.shadow import Shadow
 from services.consumer.slot import Slot
 from services.consumer.store import FencedError, Store
 from services.core.errors import TemporaryError
@@ -88,8 +92,10 @@ class Pipeline:
         postgres: PostgresSettings,
         settings: ConsumerSettings,
         inference: InferenceClient,
+        shadow: Shadow | None = None,
     ) -> None:
         self._kafka, self._settings, self._inference = kafka, settings, inference
+        self._shadow = shadow
         self._languages: Collection[str] = frozenset(settings.languages.split(","))
         self._store = Store(postgres, settings.group)
         self._placer = Store(postgres, settings.group)
@@ -362,6 +368,8 @@ class Pipeline:
             metrics.POSTS.labels(outcome).inc(count)
         for letter in scored.dead_letters:
             metrics.DEAD_LETTERS.labels(letter.stage, letter.reason).inc()
+        if self._shadow is not None:
+            self._shadow.offer(scored)
 
     # What the stages share.
 

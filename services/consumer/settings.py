@@ -22,6 +22,10 @@ class ConsumerSettings(BaseSettings):
     """
     session_timeout_ms: int = Field(default=45_000, ge=6_000)
     """Silence, in milliseconds, after which Kafka gives this consumer's partitions to others."""
+    shadow_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of the scored posts that the challenger scores too; 0: none. It only matters while
+    MOODSTREAM_CHALLENGER_URL is set.
+    """
 
 
 class DeadLettersSettings(BaseSettings):

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -18,11 +21,13 @@ from playwright.sync_api import Page, expect, sync_playwright
 from services.consumer.batch import Record, ScoredBatch, decode_batch
 from services.consumer.store import Store
 from services.core.events import Post, encode
+from services.core.postgres import connect, transaction
 from tests.integration.conftest import PostgresHandle
 from tests.missing import missing
 from tests.ports import free_port
 from tests.waiting import status, wait_until
 
+TOKEN = "the-token-of-the-test"  # noqa: S105 - of the test
 HOSTILE = '<script>document.title="taken"</script><img src=x onerror="document.title=\'taken\'">'
 
 
@@ -44,27 +49,91 @@ def store(postgres: PostgresHandle, texts: Sequence[str]) -> None:
     warehouse.close()
 
 
-@pytest.fixture
-def url(postgres: PostgresHandle) -> Iterator[str]:
-    """Address of a dashboard over this test's warehouse."""
+def execute(postgres: PostgresHandle, sql: str, *arguments: object) -> None:
+    connection = connect(postgres.settings, "test")
+    with transaction(connection, 30) as cursor:
+        cursor.execute(sql, arguments or None)
+    connection.close()
+
+
+def promote(
+    postgres: PostgresHandle, *changes: tuple[str, str, str], reason: str = "all checks passed"
+) -> None:
+    """States of versions under aliases, a second apart, the last one now."""
+    now = datetime.now(UTC)
+    for i, (alias, version, state) in enumerate(changes):
+        execute(
+            postgres,
+            "INSERT INTO promotions (alias, version, state, reason, at) VALUES (%s,%s,%s,%s,%s)",
+            alias,
+            version,
+            state,
+            reason,
+            now - timedelta(seconds=len(changes) - 1 - i),
+        )
+
+
+def shadow(postgres: PostgresHandle, posts: int, age: timedelta = timedelta()) -> None:
+    """Posts on which champion 7 says positive and challenger 8 says neutral for every fourth."""
+    execute(
+        postgres,
+        "INSERT INTO shadow_predictions (source, id, champion_version, champion_label, "
+        "champion_score, model_name, model_version, label, p_negative, p_neutral, p_positive, "
+        "stored_at) SELECT 'replay', %s || '-' || n, '7', 'positive', 0.6, 'sentiment', '8', "
+        "(CASE n %% 4 WHEN 0 THEN 'neutral' ELSE 'positive' END)::sentiment, 0.1, 0.4, 0.5, "
+        "now() - %s FROM generate_series(1, %s) AS n",
+        str(age),
+        age,
+        posts,
+    )
+    execute(
+        postgres,
+        "INSERT INTO shadow_batches (champion_version, challenger_version, posts, "
+        "champion_seconds, challenger_seconds, stored_at) "
+        "SELECT '7', '8', 20, 0.001 * n, 0.002 * n, now() - %s FROM generate_series(1, 101) AS n",
+        age,
+    )
+
+
+def get(address: str) -> Any:
+    """The JSON that an address answers."""
+    with urllib.request.urlopen(address) as answer:
+        return json.load(answer)
+
+
+@contextmanager
+def serving(postgres: PostgresHandle, **settings: str) -> Iterator[str]:
+    """Address of a dashboard over this warehouse; settings are environment variables without
+    MOODSTREAM_.
+    """
     port = free_port()
     password = postgres.settings.password
     environment = {
-        "MOODSTREAM_POSTGRES_HOST": postgres.settings.host,
-        "MOODSTREAM_POSTGRES_PORT": str(postgres.settings.port),
-        "MOODSTREAM_POSTGRES_DATABASE": postgres.settings.database,
-        "MOODSTREAM_POSTGRES_PASSWORD": password.get_secret_value() if password else "",
-        "MOODSTREAM_SERVICE_BIND": "127.0.0.1",
-        "MOODSTREAM_SERVICE_PORT": str(port),
-    }
+        "POSTGRES_HOST": postgres.settings.host,
+        "POSTGRES_PORT": str(postgres.settings.port),
+        "POSTGRES_DATABASE": postgres.settings.database,
+        "POSTGRES_PASSWORD": password.get_secret_value() if password else "",
+        "SERVICE_BIND": "127.0.0.1",
+        "SERVICE_PORT": str(port),
+    } | settings
     process = subprocess.Popen(
-        [sys.executable, "-m", "services.dashboard"], env=os.environ | environment
+        [sys.executable, "-m", "services.dashboard"],
+        env=os.environ | {f"MOODSTREAM_{name}": value for name, value in environment.items()},
     )
     address = f"http://127.0.0.1:{port}"
-    wait_until(lambda: status(f"{address}/livez") == 200, 30)
-    yield address
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    try:
+        wait_until(lambda: status(f"{address}/livez") == 200, 30)
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@pytest.fixture
+def url(postgres: PostgresHandle) -> Iterator[str]:
+    """Address of a dashboard over this test's warehouse."""
+    with serving(postgres) as address:
+        yield address
 
 
 @pytest.fixture
@@ -145,7 +214,205 @@ def test_the_api_gives_the_page_as_json(url: str, postgres: PostgresHandle) -> N
     with urllib.request.urlopen(f"{url}/api/snapshot") as answer:
         snapshot = json.load(answer)
 
+    assert snapshot["promotions"] == snapshot["drift"] == []
     assert snapshot["days"][0] | {"start": None} == {
         "topic": "*", "start": None, "posts": 2, "negative": 0, "neutral": 0, "positive": 2,
         "unscored": 0, "average_score": pytest.approx(0.6),
     }  # fmt: skip
+
+
+def test_champion_and_challenger_are_compared_on_the_last_day(
+    url: str, postgres: PostgresHandle
+) -> None:
+    promote(
+        postgres,
+        ("champion", "6", "serving"),
+        ("champion", "7", "rolling out"),
+        ("champion", "6", "replaced"),
+        ("champion", "7", "serving"),
+        ("challenger", "8", "serving"),
+        ("champion", "9", "refused"),
+    )
+    shadow(postgres, 400)
+    shadow(postgres, 1_000, timedelta(hours=25))
+
+    models = get(f"{url}/api/models")
+
+    assert (models["champion"]["version"], models["champion"]["state"]) == ("7", "serving")
+    assert (models["challenger"]["version"], models["challenger"]["state"]) == ("8", "serving")
+    comparison = models["comparison"]
+    assert (comparison["posts"], comparison["agreement"]) == (400, 0.75)
+    assert comparison["champion"] == {
+        "version": "7", "negative": 0, "neutral": 0, "positive": 1,
+        "average_score": pytest.approx(0.6), "p50_seconds": pytest.approx(0.051),
+        "p99_seconds": pytest.approx(0.1),
+    }  # fmt: skip
+    assert comparison["challenger"] == {
+        "version": "8", "negative": 0, "neutral": 0.25, "positive": 0.75,
+        "average_score": pytest.approx(0.4), "p50_seconds": pytest.approx(0.102),
+        "p99_seconds": pytest.approx(0.2),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("last", ["refused", "replaced", "rolled back"])
+def test_without_a_challenger_that_serves_there_is_no_comparison(
+    url: str, postgres: PostgresHandle, last: str
+) -> None:
+    promote(
+        postgres,
+        ("champion", "7", "serving"),
+        ("challenger", "8", "serving"),
+        ("challenger", "8", last),
+    )
+    shadow(postgres, 4)
+
+    models = get(f"{url}/api/models")
+
+    assert models["challenger"]["state"] == last
+    assert models["comparison"] is None
+
+
+def test_promotions_are_asked_for_since_a_moment(url: str, postgres: PostgresHandle) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1.5)
+    promote(
+        postgres,
+        ("champion", "6", "serving"),
+        ("champion", "6", "replaced"),
+        ("champion", "7", "serving"),
+    )
+
+    everything = get(f"{url}/api/promotions")
+    since = get(f"{url}/api/promotions?{urlencode({'since': before.isoformat()})}")
+
+    assert [(p["version"], p["state"]) for p in everything] == [
+        ("6", "serving"),
+        ("6", "replaced"),
+        ("7", "serving"),
+    ]
+    assert since == everything[1:]
+    assert status(f"{url}/api/promotions?since=yesterday") == 422
+
+
+def test_drift_is_in_the_metrics_and_its_absence_harms_nothing(
+    url: str, postgres: PostgresHandle
+) -> None:
+    def metrics() -> str:
+        with urllib.request.urlopen(f"{url}/metrics") as answer:
+            return str(answer.read().decode())
+
+    without = metrics()
+    execute(
+        postgres,
+        "INSERT INTO drift (day, model_version, measure, posts, mean, psi) VALUES "
+        "('2026-11-20', '7', 'score', 9, 0.1, 0.9), ('2026-11-21', '7', 'score', 9, 0.2, 0.05), "
+        "('2026-11-21', '7', 'vocabulary', 9, 0.7, NULL)",
+    )
+    wait_until(lambda: "moodstream_drift_mean{" in metrics(), 10)
+
+    found = metrics()
+
+    assert "moodstream_drift_psi{" not in without
+    assert 'moodstream_drift_psi{measure="score"} 0.05' in found
+    assert 'moodstream_drift_mean{measure="score"} 0.2' in found
+    assert 'moodstream_drift_mean{measure="vocabulary"} 0.7' in found
+    assert 'moodstream_drift_psi{measure="vocabulary"}' not in found
+
+
+def test_the_metrics_are_served_while_the_database_is_away(
+    url: str, postgres: PostgresHandle
+) -> None:
+    postgres.stop()
+    try:
+        answer = status(f"{url}/metrics")
+    finally:
+        postgres.start()
+
+    assert answer == 200
+
+
+def test_the_page_compares_the_models_and_marks_what_happened(
+    url: str, page: Page, postgres: PostgresHandle
+) -> None:
+    store(postgres, ["a post"])
+    promote(postgres, ("champion", "7", "serving"), ("challenger", "8", "serving"))
+    promote(postgres, ("champion", "9", "refused"), reason=f"quality: {HOSTILE}")
+    shadow(postgres, 400)
+
+    page.goto(url)
+
+    expect(page.locator("#models-summary")).to_have_text(
+        "champion 7 | challenger 8: agrees on 75.0 % of 400 posts"
+    )
+    challenger = page.locator("#comparison tbody tr").nth(1)
+    expect(challenger).to_contain_text("75.0 %")
+    expect(challenger).to_contain_text("102.0 ms")
+    titles = page.locator("#minutes line title")
+    assert [text.split(" at ")[0].split(" since ")[0] for text in titles.all_text_contents()] == [
+        "champion: version 7 serves",
+        "challenger: version 8 serves",
+        "champion: version 9 refused",
+    ]
+    expect(page.locator("#promotions")).to_contain_text(HOSTILE)
+    assert page.title() == "moodstream"
+
+
+def test_a_label_is_corrected_with_the_keyboard_alone_and_the_name_is_asked_once(
+    url: str, page: Page, postgres: PostgresHandle
+) -> None:
+    store(postgres, ["oh great, late again", "fine"])
+    page.goto(url)
+    expect(page.locator("#newest li")).to_have_count(2)
+
+    page.locator("#newest summary").first.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.type(HOSTILE)
+    page.keyboard.press("Enter")
+
+    first = page.locator("#newest li").first
+    expect(first).to_contain_text(f"corrected to negative by {HOSTILE}")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(first).to_contain_text(f"corrected to neutral by {HOSTILE}")
+    expect(page.locator("#who")).not_to_be_visible()
+    expect(page.locator("#held")).to_be_visible()
+    page.reload()
+    expect(page.locator("#newest")).to_contain_text(f"corrected to neutral by {HOSTILE}")
+    assert page.title() == "moodstream"
+
+
+def test_the_page_asks_for_the_token_and_says_when_it_is_wrong(
+    page: Page, postgres: PostgresHandle
+) -> None:
+    store(postgres, ["fine"])
+
+    with serving(postgres, DASHBOARD_CORRECTIONS_TOKEN=TOKEN) as url:
+        page.goto(url)
+        for token in ("wrong", TOKEN):
+            page.locator("#newest summary").click()
+            page.get_by_role("button", name="neutral").click()
+            page.get_by_label("Your name").fill("Ada")
+            page.get_by_label("Token").fill(token)
+            page.get_by_role("button", name="Go on").click()
+            if token != TOKEN:
+                expect(page.locator("#correcting")).to_contain_text("needs the token")
+                page.mouse.move(0, 0)
+                page.locator("h1").click()
+                page.evaluate("document.activeElement.blur()")
+                expect(page.locator("#newest details[open]")).to_have_count(0)
+
+        expect(page.locator("#newest li")).to_contain_text("corrected to neutral by Ada")
+        page.goto("about:blank")
+
+
+def test_a_page_that_may_not_correct_shows_no_controls(
+    url: str, page: Page, postgres: PostgresHandle
+) -> None:
+    store(postgres, ["fine"])
+    page.set_extra_http_headers({"X-Forwarded-For": "10.0.0.1"})
+
+    page.goto(url)
+
+    expect(page.locator("#newest li")).to_have_count(1)
+    expect(page.locator("#newest summary")).to_have_count(0)

@@ -79,8 +79,8 @@ def test_an_empty_database_that_several_migrate_at_once_is_migrated_once(
 
     results = [result(job) for job in jobs]
 
-    assert results == [{"schema": "0002"}] * 3
-    assert query(empty, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert results == [{"schema": "0003"}] * 3
+    assert query(empty, "SELECT version_num FROM alembic_version") == [("0003",)]
     assert query(empty, "SELECT * FROM rollup_errors") == []
 
 
@@ -94,7 +94,7 @@ def test_a_migration_waits_for_a_database_that_is_away(postgres: PostgresHandle)
 
     assert (first["event"], first["level"]) == ("waiting", "warning")
     assert "Connection refused" in first["reason"]
-    assert result(job) == {"schema": "0002"}
+    assert result(job) == {"schema": "0003"}
 
 
 @pytest.mark.parametrize("command", ["migrate", "prune"])
@@ -158,10 +158,48 @@ def fill(settings: PostgresSettings, days_ago: float, posts: int) -> None:
         at,
         at,
     )
+    query(
+        settings,
+        "INSERT INTO shadow_predictions (source, id, champion_version, champion_label, "
+        "champion_score, model_name, model_version, label, p_negative, p_neutral, p_positive, "
+        "stored_at) VALUES ('replay', %s, '1', 'neutral', 0, 'sentiment', '2', 'neutral', 0, 1, "
+        "0, %s)",
+        f"{days_ago}-1",
+        at,
+    )
+    query(
+        settings,
+        "INSERT INTO shadow_batches (champion_version, challenger_version, posts, "
+        "champion_seconds, challenger_seconds, stored_at) VALUES ('1', '2', 1, 0.1, 0.1, %s)",
+        at,
+    )
+    query(
+        settings,
+        "INSERT INTO corrections (source, post_id, label, corrected_by, corrected_at) "
+        "VALUES ('replay', %s, 'negative', 'Ada', %s)",
+        f"{days_ago}-1",
+        at,
+    )
+    query(
+        settings,
+        "INSERT INTO promotions (alias, version, state, reason, at) "
+        "VALUES ('champion', '1', 'serving', 'all checks passed', %s)",
+        at,
+    )
 
 
 def counts(settings: PostgresSettings) -> dict[str, int]:
-    tables = ("posts", "dead_letters", "outbox", "rollup_minute", "rollup_errors")
+    tables = (
+        "posts",
+        "dead_letters",
+        "outbox",
+        "shadow_predictions",
+        "shadow_batches",
+        "corrections",
+        "promotions",
+        "rollup_minute",
+        "rollup_errors",
+    )
     return {
         table: query(settings, f"SELECT count(*) FROM {table}")[0][0]  # noqa: S608 - names above
         for table in tables
@@ -176,20 +214,26 @@ def test_a_prune_deletes_what_is_old_and_keeps_the_rollups(postgres: PostgresHan
     left = counts(postgres.settings)
     again = result(maintain("prune", postgres.settings, MOODSTREAM_RETENTION_DAYS=str(DAYS)))
 
-    assert {name: pruned[name] for name in ("posts", "dead_letters", "outbox")} == {
+    assert {name: count for name, count in pruned.items() if name != "before"} == {
         "posts": 25_000,
         "dead_letters": 1,
         "outbox": 1,
+        "shadow_predictions": 1,
+        "shadow_batches": 1,
     }
     assert left == {
         "posts": 7,
         "dead_letters": 1,
         "outbox": 3,
+        "shadow_predictions": 1,
+        "shadow_batches": 1,
+        "corrections": 1,
+        "promotions": 2,
         "rollup_minute": 2,
         "rollup_errors": 0,
     }
     assert query(postgres.settings, "SELECT DISTINCT kind FROM outbox WHERE delivered_at IS NULL")
-    assert (again["posts"], again["dead_letters"], again["outbox"]) == (0, 0, 0)
+    assert {count for name, count in again.items() if name != "before"} == {0}
 
 
 def test_after_a_prune_the_minutes_that_are_complete_are_still_compared(
