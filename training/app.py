@@ -6,17 +6,21 @@ from dataclasses import asdict
 from typing import Any
 
 from services.core import lifecycle
-from services.core.settings import MLflowSettings, load
+from services.core.gate import GateSettings
+from services.core.settings import MLflowSettings, PostgresSettings, load
 from training.registry import Registry
 from training.settings import TrainingSettings
 from training.train import train
 
 
 def main() -> None:
-    """Exits with 0 when a version is registered, else with one line that says what to do."""
+    """Exits with 0 when a version is registered, whether the gate passed or refused it, else with
+    one line that says what to do.
+    """
     lifecycle.job("training", _train)
 
 
 def _train() -> dict[str, Any]:
     settings, mlflow = load(TrainingSettings), load(MLflowSettings)
-    return asdict(train(settings, Registry(mlflow.url)))
+    gate, postgres = load(GateSettings), load(PostgresSettings)
+    return asdict(train(settings, Registry(mlflow.url), gate, postgres))

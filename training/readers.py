@@ -17,7 +17,7 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -66,25 +66,26 @@ class Dataset:
     absent: int = 0
     """Rows whose post had been deleted when the data was made."""
     duplicates: int = 0
-    """Rows dropped because an earlier one has the same text."""
+    """Rows dropped because their text occurs before, or in data that is held out."""
 
     def without(self, other: "Dataset") -> "Dataset":
         """Without the texts that `other` has too, and without repeated texts."""
-        return self._kept(set(other.texts), self.duplicates)
+        return self.unseen(other.texts)
 
     def unique(self) -> "Dataset":
         """Without repeated texts: the first of each is kept."""
-        return self._kept(set(), self.duplicates)
+        return self.unseen(())
 
-    def _kept(self, seen: set[str], duplicates: int) -> "Dataset":
-        kept = []
+    def unseen(self, texts: Iterable[str]) -> "Dataset":
+        """Without these texts, and without repeated texts."""
+        seen, kept = set(texts), []
         for text, label in zip(self.texts, self.labels, strict=True):
             if text not in seen:
                 seen.add(text)
                 kept.append((text, label))
-        texts, labels = zip(*kept, strict=True) if kept else ((), ())
-        dropped = len(self.texts) - len(texts)
-        return replace(self, texts=texts, labels=labels, duplicates=duplicates + dropped)
+        left, labels = zip(*kept, strict=True) if kept else ((), ())
+        duplicates = self.duplicates + len(self.texts) - len(left)
+        return replace(self, texts=left, labels=labels, duplicates=duplicates)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,11 @@ def read_all(paths: Sequence[Path]) -> Dataset:
     """Several files as one dataset."""
     if not paths:
         raise DataError(f"no training data: name at least one file ({_FORMATS})")
-    parts = [read(path) for path in paths]
+    return joined([read(path) for path in paths])
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """At least one dataset as one, in this order."""
     if len(parts) == 1:
         return parts[0]
     return Dataset(
@@ -135,6 +140,7 @@ def read_all(paths: Sequence[Path]) -> Dataset:
         format=", ".join(dict.fromkeys(part.format for part in parts)),
         sha256=_sha256("".join(part.sha256 for part in parts).encode()),
         absent=sum(part.absent for part in parts),
+        duplicates=sum(part.duplicates for part in parts),
     )
 
 

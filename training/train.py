@@ -1,5 +1,6 @@
 """Trains the sentiment model: reads labelled posts, compares the candidates by cross-validation,
-fits the best on everything, measures it, and registers it.
+fits the best on everything, measures it, registers it, and lets the gate judge it as the promoter
+will: only a version that passes gets an alias.
 
 Called by `python -m training`, by the command line and by a Kubernetes Job.
 """
@@ -8,6 +9,7 @@ import logging
 import platform
 import shutil
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,20 +24,24 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # no stubs
 
-from services.core.contract import LABELS, Probabilities
+from services.core import evaluation as evaluation_set
+from services.core.contract import CHALLENGER, CHAMPION, LABELS, Probabilities
+from services.core.evaluation import EvaluationSet
+from services.core.examination import PACKAGES, examine
+from services.core.gate import Check, Examination, GateSettings, Verdict, judge
 from services.core.model import SentimentModel
+from services.core.settings import PostgresSettings, load
 from training import plots
 from training.candidates import BASELINE, CANDIDATES
+from training.corrections import corrections
 from training.evaluate import Evaluation, evaluate, measure
-from training.readers import DataError, Dataset, read, read_all
-from training.registry import CHALLENGER, CHAMPION, Registry, Run
+from training.readers import DataError, Dataset, joined, read, read_all
+from training.registry import Registry, Run
 from training.settings import TrainingSettings
 
 log = logging.getLogger(__name__)
 
 _SEED: Final = 0
-_PACKAGES: Final = ("scikit-learn", "skops", "numpy", "scipy")
-"""What a model file depends on, by version."""
 _MAX_PARAMETER_CHARS: Final = 500
 
 
@@ -71,8 +77,8 @@ class Result:
     """What a training run has left in the registry."""
 
     version: str
-    alias: str
-    """What the version is called now: champion if there was none, else challenger."""
+    alias: str | None
+    """What the version is called now; None: the gate has refused it."""
     candidate: str
     candidates: Mapping[str, CrossValidation]
     evaluation: Evaluation
@@ -80,20 +86,54 @@ class Result:
     rows: int
     """Learned from."""
     duplicates: int
-    """Rows left out because their text occurs before or in the test data."""
+    """Rows left out because their text occurs before, in the test data or in the evaluation
+    set.
+    """
+    corrections: int
+    """Rows learned from that people have corrected."""
+    gate: str
+    """What the gate said, in a sentence."""
+    checks: tuple[Check, ...]
+    """What it looked at."""
+    evaluation_macro_recall: float | None
+    """On the evaluation set; None when it could not be measured."""
     seconds: float
 
 
-def train(settings: TrainingSettings, registry: Registry) -> Result:
-    """The whole run. Raises DataError when the data cannot be used."""
+def train(
+    settings: TrainingSettings,
+    registry: Registry,
+    gate: GateSettings | None = None,
+    postgres: PostgresSettings | None = None,
+) -> Result:
+    """The whole run; settings that are not given are read from the environment. Raises DataError
+    when the data cannot be used, TemporaryError when MLflow or, with corrections, PostgreSQL is
+    away.
+    """
     started = time.monotonic()
-    trained = fit(
-        read_all(settings.paths), read(settings.test) if settings.test else None, settings.folds
+    gate = gate or load(GateSettings)
+    held_out = evaluation_set.read(settings.evaluation)
+    test = read(settings.test) if settings.test else None
+    data, corrected = read_all(settings.paths), frozenset[str]()
+    if settings.corrections:
+        found = corrections(postgres or load(PostgresSettings))
+        corrected = frozenset(found.texts)
+        # Before the files, because the first of each text is kept.
+        data = joined([found, data]) if corrected else data
+    trained = fit(data.unseen(held_out.texts), test, settings.folds)
+    learned = len(corrected.intersection(trained.data.texts))
+    version = registry.register(_run(trained, settings, learned), trained.pipeline)
+    log.info("training.registered", extra={"version": version})
+    examination, verdict = _judged(registry, version, held_out, gate)
+    registry.record(version, examination, verdict)
+    alias = None
+    if verdict.passed:
+        first = CHAMPION not in registry.aliases()
+        alias = CHAMPION if first or settings.promote else CHALLENGER
+        registry.set_alias(alias, version)
+    log.info(
+        "training.judged", extra={"version": version, "alias": alias, "reason": verdict.reason}
     )
-    version = registry.register(_run(trained, settings), trained.pipeline)
-    alias = CHALLENGER if CHAMPION in registry.aliases() else CHAMPION
-    registry.set_alias(alias, version)
-    log.info("training.registered", extra={"version": version, "alias": alias})
     return Result(
         version=version,
         alias=alias,
@@ -103,8 +143,27 @@ def train(settings: TrainingSettings, registry: Registry) -> Result:
         evaluated_on=trained.evaluated_on,
         rows=len(trained.data.texts),
         duplicates=trained.data.duplicates,
+        corrections=learned,
+        gate=verdict.reason,
+        checks=verdict.checks,
+        evaluation_macro_recall=examination.macro_recall,
         seconds=time.monotonic() - started,
     )
+
+
+def _judged(
+    registry: Registry,
+    version: str,
+    held_out: EvaluationSet,
+    gate: GateSettings,
+) -> tuple[Examination, Verdict]:
+    """What the promoter will find and say, from the files that it will fetch."""
+    champion = registry.aliases().get(CHAMPION)
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        candidate = examine(registry.fetch(version, home), held_out)
+        beside = examine(registry.fetch(champion, home), held_out) if champion else None
+    return candidate, judge(candidate, beside, gate)
 
 
 def fit(data: Dataset, test: Dataset | None, folds: int) -> Trained:
@@ -175,8 +234,8 @@ def _check(data: Dataset, folds: int) -> None:
         )
 
 
-def _run(trained: Trained, settings: TrainingSettings) -> Run:
-    versions = {name: metadata.version(name) for name in _PACKAGES}
+def _run(trained: Trained, settings: TrainingSettings, corrected: int) -> Run:
+    versions = {name: metadata.version(name) for name in PACKAGES}
     data = trained.data
     tags = {
         "candidate": trained.candidate,
@@ -197,6 +256,7 @@ def _run(trained: Trained, settings: TrainingSettings) -> Run:
             "data.rows": str(len(data.texts)),
             "data.duplicates": str(data.duplicates),
             "data.absent": str(data.absent),
+            "data.corrections": str(corrected),
             "folds": str(settings.folds),
             **_hyperparameters(trained.pipeline),
         },

@@ -9,8 +9,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from services.core.model import MODEL_FILE, load
 from training.readers import Dataset, read
@@ -91,6 +93,18 @@ def test_a_version_is_skops_and_never_pickle_and_needs_no_test_tools(
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".joblib"))]
     assert "scikit-learn==" in requirements
     assert "pytest" not in requirements
+
+
+def test_a_version_holds_what_it_said_about_its_example(
+    registry: Registry, first: Result, tmp_path: Path
+) -> None:
+    folder = registry.fetch(first.version, tmp_path)
+
+    logged = yaml.safe_load((folder / "MLmodel").read_text())["metadata"]["example_output"]
+    example = json.loads((folder / "input_example.json").read_text())
+    said = load(folder).predict([row[0] for row in example["data"]])
+    assert example["columns"] == ["text"]
+    assert np.asarray(logged) == pytest.approx(said, abs=1e-6)
 
 
 def test_a_fetched_alias_is_loaded_with_its_version_and_fetched_once(

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import skops.io
 
+from services.core import evaluation
 from services.core.contract import LABELS
 from services.core.errors import TemporaryError
 from services.core.model import SentimentModel, load_pipeline
@@ -16,7 +17,7 @@ from training.candidates import BASELINE, CANDIDATES
 from training.evaluate import Evaluation, evaluate, measure
 from training.plots import calibration, confusion
 from training.pyfunc import _load_pyfunc
-from training.readers import DataError, Dataset, read
+from training.readers import DataError, Dataset, joined, read
 from training.registry import Registry
 from training.settings import SAMPLE, TrainingSettings
 from training.train import CrossValidation, choose, cross_validate, fit
@@ -131,6 +132,32 @@ def test_data_with_too_few_rows_of_a_label_is_refused(sample: Dataset) -> None:
 
     with pytest.raises(DataError, match="only 0 neutral, and each label needs at least 5"):
         fit(replace(sample, texts=texts, labels=labels), None, folds=5)
+
+
+def test_of_joined_data_the_first_says_what_a_text_is(sample: Dataset) -> None:
+    corrected = replace(sample, texts=sample.texts[:1], labels=("none of them",), name="corrected")
+
+    both = joined([corrected, sample]).unique()
+
+    assert both.labels[0] == "none of them"
+    assert len(both.texts) == ROWS
+    assert both.duplicates == 1
+    assert both.name == f"corrected, {sample.name}"
+
+
+def test_texts_that_are_held_out_are_left_out_and_counted(sample: Dataset) -> None:
+    left = sample.unseen(sample.texts[:10])
+
+    assert left.texts == sample.texts[10:]
+    assert left.duplicates == 10
+
+
+def test_the_sample_holds_no_text_of_the_evaluation_set() -> None:
+    held_out = evaluation.read()
+
+    assert not set(held_out.texts) & set(read(SAMPLE).texts)
+    assert len(set(held_out.texts)) == len(held_out.texts)
+    assert all(held_out.labels.count(label) == 100 for label in LABELS)
 
 
 def test_the_plots_are_pictures(tmp_path: Path) -> None:
