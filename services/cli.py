@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 import typer
 from pydantic_settings import BaseSettings
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from services.cluster.options import OperatorsFrom, Profile, Target
 from services.cluster.options import Options as ClusterOptions
-from services.core.contract import MODEL_NAME
+from services.core.contract import CHALLENGER, CHAMPION, MODEL_NAME
 from services.core.errors import MoodstreamError
-from services.core.settings import KafkaSettings, MLflowSettings, load
+from services.core.settings import KafkaSettings, MLflowSettings, PostgresSettings, load
 from services.local import run
 from services.local.settings import LocalSettings
 
 if TYPE_CHECKING:
     from services.core.model import SentimentModel
+    from services.local.models import Outcome
 
 app = typer.Typer(
     name="moodstream",
@@ -263,6 +265,86 @@ def clean(as_json: Json = False) -> None:
     _print({"removed": str(home) if removed else None}, as_json)
 
 
+Wait = Annotated[bool, typer.Option(help="Follow it until it serves, or does not.")]
+
+
+class Alias(StrEnum):
+    """What a version can be promoted to."""
+
+    CHAMPION = CHAMPION
+    CHALLENGER = CHALLENGER
+
+
+@app.command("models", epilog="moodstream models  |  moodstream models --json | jq '.models[0]'")
+def list_models(as_json: Json = False) -> None:
+    """The versions of the model, newest first: aliases, what became of each, why and since when.
+
+    Reads the MLflow of the platform in this folder, else that of MOODSTREAM_MLFLOW_URL.
+    """
+    from services.local.models import Models
+
+    with _errors():
+        versions = Models(_settings(MLflowSettings).url).versions()
+    if as_json:
+        _print({"models": [asdict(version) for version in versions]}, as_json)
+        return
+    table = Table("version", "aliases", "state", "since", "macro recall", "reason", box=None)
+    for each in versions:
+        state = f"{each.state} as {each.role}" if each.state else "-"
+        recall = "-" if each.macro_recall is None else f"{each.macro_recall:.3f}"
+        since = (each.at or "-").partition(".")[0].removesuffix("+00:00")
+        shown = (each.version, " ".join(each.aliases), state, since, recall, each.reason or "")
+        table.add_row(*map(escape, shown))
+    Console().print(table)
+
+
+@app.command(
+    epilog="moodstream promote 3  |  moodstream promote challenger  |  "
+    "moodstream promote 4 --alias challenger --no-wait --json"
+)
+def promote(
+    version: Annotated[str, typer.Argument(help="A version's number or alias.")],
+    alias: Annotated[
+        Alias, typer.Option(help="champion serves; challenger is compared beside it.")
+    ] = Alias.CHAMPION,
+    wait: Wait = True,
+    as_json: Json = False,
+) -> None:
+    """Sets an alias on a version, as MLflow's page does, and follows what the promoter makes of it.
+    One that was refused or rolled back is tried again.
+
+    Exits with 1 when it does not come to serve.
+    """
+    from services.local import models
+
+    with _errors():
+        client = models.Models(_settings(MLflowSettings).url)
+        outcome = models.promote(client, version, alias.value, wait=wait, say=_aside)
+    _tell(outcome, as_json)
+
+
+@app.command(epilog="moodstream rollback  |  moodstream rollback --no-wait --json")
+def rollback(wait: Wait = True, as_json: Json = False) -> None:
+    """Makes the version that served before the champion again, and follows it until it serves."""
+    from services.local import models
+
+    with _errors():
+        client = models.Models(_settings(MLflowSettings).url)
+        outcome = models.rollback(client, wait=wait, say=_aside)
+    _tell(outcome, as_json)
+
+
+@app.command(epilog="moodstream withdraw  |  moodstream withdraw --no-wait --json")
+def withdraw(wait: Wait = True, as_json: Json = False) -> None:
+    """Takes the alias challenger away, and follows the challenger until it is stopped."""
+    from services.local import models
+
+    with _errors():
+        client = models.Models(_settings(MLflowSettings).url)
+        outcome = models.withdraw(client, wait=wait, say=_aside)
+    _tell(outcome, as_json)
+
+
 TargetOption = Annotated[
     Target, typer.Option(help="kind (a cluster of our own in Docker) or current (kubectl's).")
 ]
@@ -405,6 +487,34 @@ def cluster_doctor(
         raise typer.Exit(1)
 
 
+@app.command(
+    "correct",
+    epilog="moodstream correct labels.csv --by 'Ada Lovelace'  |  "
+    "moodstream correct labels.csv --by ada --json",
+)
+def correct_labels(
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="CSV: source,id,label.")
+    ],
+    by: Annotated[str, typer.Option(help="Who says so.")],
+    as_json: Json = False,
+) -> None:
+    """Stores what people say the labels of posts are, from a file, all or nothing. The next
+    training learns from them.
+    """
+    from services.dashboard.corrections import correct
+    from services.local.postgres import Postgres
+
+    with _errors():
+        home = load(LocalSettings).home
+        postgres = _settings(PostgresSettings)
+        if run.find(home) is not None:
+            # The password of the platform in this folder is in the folder, not among its addresses.
+            postgres = Postgres(home, postgres.port).settings
+        stored = correct(postgres, file, by)
+    _print({"corrections": stored}, as_json)
+
+
 def _settings(group: type[S]) -> S:
     """With the addresses of the platform that runs in this folder, else from the environment."""
     return run.settings(run.find(load(LocalSettings).home), group)
@@ -417,6 +527,17 @@ def _registered(selector: str) -> "SentimentModel":
 
     fetched = fetch(load(LocalSettings).home, _settings(MLflowSettings).url, selector)
     return load_model(fetched.folder, fetched.version)
+
+
+def _aside(line: str) -> None:
+    """Says what happens meanwhile."""
+    typer.echo(line, err=True)
+
+
+def _tell(outcome: "Outcome", as_json: bool) -> None:
+    _print(asdict(outcome), as_json)
+    if not outcome.good:
+        _fail(f"version {outcome.version} is {outcome.state}: {outcome.reason}", status=1)
 
 
 def main() -> None:

@@ -9,21 +9,21 @@ import signal
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from services.core.contract import CHAMPION, MODEL_NAME
 from services.core.errors import MoodstreamError, TemporaryError
-from services.core.inference import InferenceClient
 from services.core.kafka import ensure_topics
-from services.core.settings import InferenceSettings
+from services.core.settings import ChallengerSettings, InferenceSettings
 from services.core.warehouse import upgrade
 from services.local import model, workloads
 from services.local.figures import CONSUMER_GROUP, Meter, Probe, Reading, Result
 from services.local.kafka import Kafka
-from services.local.mlflow import MLflow, champion_version
-from services.local.model import Champion
+from services.local.mlflow import MLflow, alias_version
 from services.local.net import ADDRESS, problem, responds
 from services.local.postgres import Postgres
 from services.local.process import Command, PartError, Process, stop_leftovers
@@ -31,6 +31,9 @@ from services.local.run import Run, locked, publish
 from services.local.screen import UP, PartState, Screen, State
 from services.local.settings import LocalSettings, check_ports
 from services.local.workloads import Addresses, Stream
+
+if TYPE_CHECKING:
+    from services.local.promotion import Promotion
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +107,8 @@ class _Demo:
         self._screen = screen
         self._stack = stack
         self._processes: list[Process] = []
+        self._promotion: Promotion | None = None
+        self._streaming = False
         self._meter: Meter
 
     def run(self) -> Result:
@@ -129,15 +134,15 @@ class _Demo:
         with screen.step("MLflow: experiments and the model registry"):
             mlflow.wait()
         with screen.step("model: the champion (the first start trains it)"):
-            champion = self._champion(mlflow.url)
-        predictor_url = f"http://{ADDRESS}:{settings.predictor_port}"
+            version = self._champion(mlflow.url)
         addresses = Addresses(
-            kafka.settings, postgres.settings, InferenceSettings(url=predictor_url)
+            kafka.settings,
+            postgres.settings,
+            InferenceSettings(url=_url(settings.predictor_port)),
+            ChallengerSettings(url=_url(settings.challenger_port)),
         )
-        with screen.step(f"predictor: {champion.name} version {champion.version}"):
-            client = InferenceClient(addresses.inference)
-            process = self._start(workloads.predictor(settings, champion.folder, champion.version))
-            process.wait_ready(client.ready, _READY_SECONDS)
+        with screen.step(f"promoter and predictor: {MODEL_NAME} version {version}"):
+            self._promote(mlflow, addresses)
         with screen.step("consumer and dashboard"):
             self._start_readers(addresses)
         probe = Probe(kafka.settings, postgres.settings, CONSUMER_GROUP)
@@ -146,30 +151,54 @@ class _Demo:
         self._meter = Meter(probe, ports)
         with screen.step(f"producer: posts from {self._options.stream.source}"):
             producer = self._start(workloads.producer(settings, addresses, self._options.stream))
-        run = _describe(settings, addresses, champion, mlflow.url)
+        run = _describe(settings, addresses, mlflow.url, self._meter.began_at)
         publish(settings.home, run)
         for name, url in run.urls.items():
             screen.say(f"{name}: {url}")
         log_text = self._stream(producer, run)
-        return self._meter.result(log_text, {"name": champion.name, "version": champion.version})
+        served = self._served()[CHAMPION]
+        return self._meter.result(log_text, {"name": MODEL_NAME, "version": served})
 
     def ask_all_to_stop(self) -> None:
         """For when a part is gone: the others would drain in vain, one after the other."""
         for process in self._processes:
             process.ask_to_stop()
+        if self._promotion is not None:
+            self._promotion.ask_to_stop()
 
-    def _champion(self, mlflow_url: str) -> Champion:
-        version = champion_version(mlflow_url)
+    def _champion(self, mlflow_url: str) -> str:
+        """The version that is to be served; trains one where there is none."""
+        version = alias_version(mlflow_url, CHAMPION)
         if version is None:
             training = Process(model.training(mlflow_url), self._settings.home)
             self._stack.callback(training.stop)
             training.wait_finished(model.TRAINING_SECONDS)
-            version = champion_version(mlflow_url)
+            version = alias_version(mlflow_url, CHAMPION)
         if version is None:
             raise PartError(
                 f"training has registered no champion; give a version the alias at {mlflow_url}"
             )
-        return model.fetch(self._settings.home, mlflow_url, version)
+        return version
+
+    def _promote(self, mlflow: MLflow, addresses: Addresses) -> None:
+        """Returns when the promoter has the champion served; it goes on from there."""
+        # Its client of MLflow takes seconds to import.
+        from services.local.promotion import Promotion
+
+        promotion = Promotion(self._settings, mlflow, addresses, self._announce)
+        self._stack.callback(promotion.stop)
+        promotion.start()
+        self._promotion = promotion
+        promotion.wait_served(_READY_SECONDS)
+
+    def _served(self) -> dict[str, str]:
+        """Role to version."""
+        return self._promotion.served() if self._promotion is not None else {}
+
+    def _announce(self, line: str) -> None:
+        """What the promoter says; until the stream begins, the steps say enough."""
+        if self._streaming:
+            self._screen.say(line)
 
     def _watch(self, process: Process) -> Process:
         self._stack.callback(process.stop)
@@ -194,6 +223,7 @@ class _Demo:
 
     def _stream(self, producer: Process, run: Run) -> str:
         """Follows the stream to its end and drains; returns the producer's log."""
+        self._streaming = True
         try:
             with self._screen.live():
                 self._follow(producer, run)
@@ -231,6 +261,8 @@ class _Demo:
     def _check(self) -> None:
         for process in self._processes:
             process.check()
+        if self._promotion is not None:
+            self._promotion.check()
 
     def _show(self, run: Run) -> Reading | None:
         try:
@@ -247,6 +279,9 @@ class _Demo:
         rows = [
             PartState(name, _state_of(run.ready.get(name)), address=run.urls.get(name, ""))
             for name in (process.name for process in self._processes)
+        ] + [
+            PartState(role, UP, address=f"version {version}")
+            for role, version in self._served().items()
         ]
         measured: dict[str, dict[str, Any]] = {
             "producer": {"rate": rates.appended},
@@ -265,29 +300,32 @@ def _state_of(readyz: str | None) -> str:
     return (problem(readyz) if readyz else None) or UP
 
 
+def _url(port: int) -> str:
+    return f"http://{ADDRESS}:{port}"
+
+
 def _readyz(port: int) -> str:
-    return f"http://{ADDRESS}:{port}/readyz"
+    return f"{_url(port)}/readyz"
 
 
 def _describe(
-    settings: LocalSettings, addresses: Addresses, champion: Champion, mlflow_url: str
+    settings: LocalSettings, addresses: Addresses, mlflow_url: str, began_at: datetime
 ) -> Run:
     return Run(
         pid=os.getpid(),
         environment=addresses.public() | {"MOODSTREAM_MLFLOW_URL": mlflow_url},
         ready={
             "mlflow": f"{mlflow_url}/health",
-            "predictor": f"{addresses.inference.url}/v2/models/{champion.name}/ready",
+            "predictor": f"{addresses.inference.url}/v2/models/{MODEL_NAME}/ready",
             "dashboard": _readyz(settings.dashboard_port),
             "consumer": _readyz(settings.consumer_port),
             "producer": _readyz(settings.producer_port),
         },
         urls={
-            "dashboard": f"http://{ADDRESS}:{settings.dashboard_port}",
+            "dashboard": _url(settings.dashboard_port),
             "mlflow": mlflow_url,
         },
-        model_name=champion.name,
-        model_version=champion.version,
+        began_at=began_at,
     )
 
 

@@ -48,6 +48,10 @@ _NEWEST: Final = """
 SELECT coalesce(label::text, '-'), coalesce(score, 0), source, left(text, 200), stored_at
 FROM posts ORDER BY stored_at DESC LIMIT %s
 """
+_VERSIONS: Final = """
+SELECT model_version, count(*) FROM posts
+WHERE stored_at >= %s AND model_version IS NOT NULL GROUP BY 1 ORDER BY min(stored_at)
+"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,9 @@ class Result:
     """p50 and p99 from a record's append in Kafka to its committed row."""
     labels: dict[str, int]
     model: dict[str, str]
+    """What serves at the end: name and version."""
+    predictions: dict[str, int]
+    """Posts of this run by the version that scored them, the first one first."""
     producer: dict[str, int] | None
     """The producer's own account; None when it was cut short."""
     waiting_at_start: int
@@ -158,6 +165,10 @@ class Probe:
     def newest(self, count: int) -> list[NewPost]:
         """The posts stored last, newest first."""
         return [NewPost(*row) for row in self._query(_NEWEST, count)]
+
+    def predictions(self, since: datetime) -> dict[str, int]:
+        """Posts that were stored since then, by the version that scored them."""
+        return dict(self._query(_VERSIONS, since))
 
     def now(self) -> datetime:
         """The database's clock, which stamps the rows."""
@@ -205,6 +216,8 @@ class Meter:
         self._ports = tuple(consumer_ports)
         self._before = probe.read()
         self._labels_before = probe.labels()
+        self.began_at = probe.now()
+        """By the database's clock."""
         self._began = time.monotonic()
         self._last = (self._began, self._before)
         self.rates = Rates(0.0, 0.0)
@@ -252,6 +265,7 @@ class Meter:
             latency_ms={f"p{q * 100:.0f}": milliseconds(quantile(buckets, q)) for q in _QUANTILES},
             labels=self.labels(),
             model=model,
+            predictions=self._probe.predictions(self.began_at),
             producer=None if account is None else asdict(account),
             waiting_at_start=self._before.lag,
         )

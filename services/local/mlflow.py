@@ -13,7 +13,6 @@ from services.core.settings import PostgresSettings
 from services.local.net import ADDRESS, fetch, responds
 from services.local.process import Command, Process
 
-_CHAMPION: Final = "champion"
 _READY_SECONDS: Final = 120.0
 
 
@@ -22,6 +21,8 @@ class MLflow:
 
     def __init__(self, home: Path, port: int, postgres: PostgresSettings) -> None:
         self.url = f"http://{ADDRESS}:{port}"
+        self.artifacts = home.absolute() / "mlflow" / "artifacts"
+        """What the server keeps its artifacts in."""
         self._home = home
         self._port = port
         self._postgres = postgres
@@ -39,14 +40,13 @@ class MLflow:
 
     def launch(self) -> Process:
         """The server comes up on its own."""
-        artifacts = self._home.absolute() / "mlflow" / "artifacts"
-        artifacts.mkdir(parents=True, exist_ok=True)
+        self.artifacts.mkdir(parents=True, exist_ok=True)
         command = Command(
             "mlflow",
             [
                 *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
                 *("--host", ADDRESS, "--port", str(self._port)),
-                *("--artifacts-destination", artifacts.as_uri()),
+                *("--artifacts-destination", self.artifacts.as_uri()),
             ],
             {
                 "MLFLOW_BACKEND_STORE_URI": sqlalchemy_url(self._postgres).render_as_string(
@@ -60,12 +60,10 @@ class MLflow:
         return self.process
 
 
-def champion_version(url: str) -> str | None:
-    """The version that serves; None when the registry has no champion.
+def alias_version(url: str, alias: str) -> str | None:
+    """The version that has the alias; None when there is none.
 
     Asked over REST: importing MLflow takes seconds.
     """
-    answer = fetch(
-        f"{url}/api/2.0/mlflow/registered-models/alias?name={MODEL_NAME}&alias={_CHAMPION}"
-    )
+    answer = fetch(f"{url}/api/2.0/mlflow/registered-models/alias?name={MODEL_NAME}&alias={alias}")
     return None if answer is None else str(json.loads(answer)["model_version"]["version"])

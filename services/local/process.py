@@ -58,6 +58,8 @@ class Command:
     stop_seconds: float = 30.0
     """How long a stop may take before SIGKILL."""
     identity: Identity = Identity(uid=0)
+    inherited_fds: tuple[int, ...] = ()
+    """File descriptors of ours that it gets, under the same numbers."""
 
 
 class Process:
@@ -83,6 +85,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=command.inherited_fds,
             )
         record = {"pid": self.pid, "started": psutil.Process(self.pid).create_time()}
         self._pid_path.write_text(json.dumps(record))

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
@@ -23,7 +24,7 @@ _LOCK: Final = "lock"
 _RUN: Final = "run.json"
 _OURS: Final = frozenset(
     {
-        *("kafka", "postgres", "mlflow", "producer", "models", "logs", "run"),
+        *("kafka", "postgres", "mlflow", "producer", "models", "examined", "logs", "run"),
         *("postgres.json", "demo.log", _LOCK, _RUN),
     }
 )
@@ -51,9 +52,8 @@ class Run(BaseModel):
     """Part to the address that answers 200 when it is ready."""
     urls: dict[str, str]
     """Name to the address that a person opens."""
-    model_name: str
-    model_version: str
-    """What the predictor serves."""
+    began_at: datetime
+    """By the database's clock; posts stored since then are this run's."""
 
 
 @contextmanager

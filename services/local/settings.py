@@ -32,6 +32,12 @@ class LocalSettings(BaseSettings):
     """Predictor, REST."""
     predictor_grpc_port: int = Field(default=18081, ge=1, le=65535)
     """Predictor, gRPC."""
+    challenger_port: int = Field(default=18082, ge=1, le=65535)
+    """The challenger's predictor, REST; nothing listens while no version is the challenger."""
+    challenger_grpc_port: int = Field(default=18083, ge=1, le=65535)
+    """The challenger's predictor, gRPC."""
+    examiner_port: int = Field(default=18090, ge=1, le=65535)
+    """Examiner, used by the promoter alone."""
     dashboard_port: int = Field(default=18000, ge=1, le=65535)
     """Dashboard: web page and its JSON."""
     producer_port: int = Field(default=18100, ge=1, le=65535)

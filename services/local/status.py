@@ -2,13 +2,15 @@
 
 from typing import Any
 
+from services.core.contract import CHALLENGER, CHAMPION
 from services.core.errors import TemporaryError
 from services.core.settings import KafkaSettings
 from services.local import run
 from services.local.figures import CONSUMER_GROUP, Probe
-from services.local.mlflow import champion_version
+from services.local.mlflow import alias_version
 from services.local.net import responds
 from services.local.postgres import Postgres
+from services.local.serving import served_version
 from services.local.settings import LocalSettings
 
 
@@ -19,10 +21,12 @@ def take(settings: LocalSettings) -> dict[str, Any]:
         return {"running": False, "parts": {}, "starting": run.is_running(settings.home)}
     kafka = run.settings(found, KafkaSettings)
     port = int(found.environment["MOODSTREAM_POSTGRES_PORT"])
+    mlflow_url = found.environment["MOODSTREAM_MLFLOW_URL"]
     probe = Probe(kafka, Postgres(settings.home, port).settings, CONSUMER_GROUP)
     parts = {name: responds(url) for name, url in found.ready.items()}
     try:
         reading, newest, now = probe.read(), probe.newest(1), probe.now()
+        predictions = probe.predictions(found.began_at)
     except TemporaryError:
         return {"running": True, "parts": parts | {"kafka and postgres": False}, "urls": found.urls}
     finally:
@@ -38,8 +42,10 @@ def take(settings: LocalSettings) -> dict[str, Any]:
             round((now - newest[0].stored_at).total_seconds(), 1) if newest else None
         ),
         "model": {
-            "served": found.model_version,
-            "champion": champion_version(found.environment["MOODSTREAM_MLFLOW_URL"]),
+            "served": served_version(found.environment["MOODSTREAM_INFERENCE_URL"]),
+            "champion": alias_version(mlflow_url, CHAMPION),
+            "challenger": alias_version(mlflow_url, CHALLENGER),
+            "predictions": predictions,
         },
         "urls": found.urls,
     }

@@ -2,14 +2,21 @@
 with local addresses.
 """
 
+import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from services.core.errors import SettingsError
-from services.core.settings import InferenceSettings, KafkaSettings, PostgresSettings, load
+from services.core.settings import (
+    ChallengerSettings,
+    InferenceSettings,
+    KafkaSettings,
+    PostgresSettings,
+    load,
+)
 from services.local.net import ADDRESS
 from services.local.process import Command
 from services.local.settings import LocalSettings
@@ -51,6 +58,7 @@ class Addresses:
     kafka: KafkaSettings
     postgres: PostgresSettings
     inference: InferenceSettings
+    challenger: ChallengerSettings
 
     def public(self) -> dict[str, str]:
         """As environment variables, without secrets."""
@@ -62,6 +70,7 @@ class Addresses:
             "MOODSTREAM_POSTGRES_USER": self.postgres.user,
             "MOODSTREAM_POSTGRES_SSLMODE": self.postgres.sslmode,
             "MOODSTREAM_INFERENCE_URL": self.inference.url,
+            "MOODSTREAM_CHALLENGER_URL": self.challenger.url or "",
         }
 
     def environment(self) -> dict[str, str]:
@@ -71,18 +80,35 @@ class Addresses:
         return self.public() | {"MOODSTREAM_POSTGRES_PASSWORD": secret}
 
 
-def predictor(settings: LocalSettings, model_dir: Path, version: str) -> Command:
-    """Serves one version of the model."""
-    return _service(
-        "predictor",
-        settings.predictor_port,
+def predictor(
+    name: str, folder: Path, version: str, grpc_port: int, sockets: tuple[int, ...]
+) -> Command:
+    """Serves one version of the model on listening sockets of ours, given by file descriptor."""
+    command = _service(
+        name,
+        0,
         {
-            "MOODSTREAM_PREDICTOR_MODEL_DIR": str(model_dir),
+            "MOODSTREAM_PREDICTOR_MODEL_DIR": str(folder),
             "MOODSTREAM_PREDICTOR_MODEL_VERSION": version,
-            "MOODSTREAM_PREDICTOR_BIND": ADDRESS,
-            "MOODSTREAM_PREDICTOR_HTTP_PORT": str(settings.predictor_port),
-            "MOODSTREAM_PREDICTOR_GRPC_PORT": str(settings.predictor_grpc_port),
+            "MOODSTREAM_PREDICTOR_GRPC_PORT": str(grpc_port),
+            "MOODSTREAM_PREDICTOR_SOCKET_FDS": json.dumps(sockets),
         },
+        program="services.predictor",
+    )
+    return replace(command, inherited_fds=sockets)
+
+
+def examiner(settings: LocalSettings, models: Path) -> Command:
+    """Looks at versions, each in a folder of `models`, before they are served."""
+    return _service(
+        "examiner",
+        0,
+        {
+            "MOODSTREAM_EXAMINER_BIND": ADDRESS,
+            "MOODSTREAM_EXAMINER_PORT": str(settings.examiner_port),
+            "MOODSTREAM_EXAMINER_MODELS_DIR": str(models),
+        },
+        program="services.predictor.examiner",
     )
 
 
@@ -112,10 +138,12 @@ def producer(settings: LocalSettings, addresses: Addresses, stream: Stream) -> C
     return _service("producer", settings.producer_port, environment)
 
 
-def _service(name: str, port: int, environment: Mapping[str, str]) -> Command:
+def _service(
+    name: str, port: int, environment: Mapping[str, str], program: str | None = None
+) -> Command:
     return Command(
         name,
-        [sys.executable, "-m", f"services.{name.split('-')[0]}"],
+        [sys.executable, "-m", program or f"services.{name.split('-')[0]}"],
         {
             "MOODSTREAM_SERVICE_BIND": ADDRESS,
             "MOODSTREAM_SERVICE_PORT": str(port),

@@ -29,6 +29,7 @@ class Demo:
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "state"
+        self._started: list[subprocess.Popen[str]] = []
         ports = [name for name in LocalSettings.model_fields if name.endswith("_port")]
         self.environment = {
             **os.environ,
@@ -36,18 +37,23 @@ class Demo:
             "MOODSTREAM_LOCAL_HOME": str(self.home),
             "MOODSTREAM_TRAINING_DATA": str(_training_data(folder)),
             "MOODSTREAM_TRAINING_FOLDS": "2",
+            # The gate is not what is tested: a few posts teach a model little.
+            "MOODSTREAM_GATE_FLOOR": "0",
+            "MOODSTREAM_GATE_MAX_DROP": "1",
             **{f"MOODSTREAM_LOCAL_{name.upper()}": str(free_port()) for name in ports},
         }
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """`moodstream` with the arguments, its output to be read."""
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [*_MOODSTREAM, *arguments],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(started)
+        return started
 
     def run(self, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         """`moodstream` with the arguments, to its end."""
@@ -59,6 +65,14 @@ class Demo:
             timeout=_START_SECONDS + _END_SECONDS,
             check=False,
         )
+
+    def close(self) -> None:
+        """Ends what a failed test has left, and removes the state."""
+        for started in self._started:
+            started.kill()
+            started.communicate()
+        wait_until(lambda: self.leftovers() == [], _END_SECONDS)
+        self.run("clean")
 
     def wait_until_up(self, started: "subprocess.Popen[str]") -> None:
         """Returns when everything runs."""
@@ -104,7 +118,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """One folder for all tests here: only its first start trains."""
     started = Demo(tmp_path_factory.mktemp("demo"))
     yield started
-    started.run("clean")
+    started.close()
 
 
 def test_a_running_demo_answers_refuses_a_second_one_and_drains_at_ctrl_c(demo: Demo) -> None:
@@ -119,7 +133,9 @@ def test_a_running_demo_answers_refuses_a_second_one_and_drains_at_ctrl_c(demo: 
     output, errors = started.communicate(timeout=_END_SECONDS)
 
     assert all(status["parts"].values()), status
-    assert status["model"] == {"served": "1", "champion": "1"}
+    served = status["model"]
+    assert (served["served"], served["champion"], served["challenger"]) == ("1", "1", None)
+    assert served["predictions"] == {"1": status["stored"]}
     assert predicted["predictions"][0]["label"] == "positive"
     for second in refused:
         assert second.returncode == 1
@@ -149,6 +165,7 @@ def test_after_a_kill_of_the_demo_nothing_is_left_and_the_next_start_accounts_fo
     assert result["produced"] + result["waiting_at_start"] == accounted
     assert (result["unaccounted"], result["lag"]) == (0, 0)
     assert sum(result["labels"].values()) == result["stored"]
+    assert result["predictions"] == {"1": result["stored"]}
     assert 0 < result["latency_ms"]["p50"] <= result["latency_ms"]["p99"]
     assert result["model"] == {"name": "sentiment", "version": "1"}
     assert demo.leftovers() == []

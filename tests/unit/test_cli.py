@@ -8,7 +8,10 @@ from typer.testing import CliRunner, Result
 
 from services.cli import app
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "replay-dead-letters", "status", "clean")
+COMMANDS = (
+    *("demo", "train", "evaluate", "predict", "replay-dead-letters", "status", "clean"),
+    *("models", "promote", "rollback", "withdraw"),
+)
 
 
 def _run(home: Path, *arguments: str) -> Result:

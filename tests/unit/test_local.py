@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import replace
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
@@ -189,7 +190,11 @@ def test_a_second_platform_in_a_folder_is_refused_and_told_which_process_has_it(
 
 def test_a_platform_is_found_only_while_it_holds_its_folder(tmp_path: Path) -> None:
     described = run.Run(
-        pid=os.getpid(), environment={}, ready={}, urls={}, model_name="m", model_version="1"
+        pid=os.getpid(),
+        environment={},
+        ready={},
+        urls={},
+        began_at=datetime(2026, 3, 1, tzinfo=UTC),
     )
 
     with run.locked(tmp_path):
