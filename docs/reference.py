@@ -8,19 +8,23 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from services.consumer.settings import ConsumerSettings, DeadLettersSettings
+from services.core.gate import GateSettings
 from services.core.settings import (
+    ChallengerSettings,
     InferenceSettings,
     KafkaSettings,
     MLflowSettings,
     PostgresSettings,
     ServiceSettings,
 )
+from services.dashboard.settings import DashboardSettings
 from services.local.settings import LocalSettings
 from services.maintenance.settings import (
     CheckSettings,
     MaintenanceSettings,
     RetentionSettings,
 )
+from services.predictor.examiner import ExaminerSettings
 from services.predictor.settings import PredictorSettings
 from services.producer.settings import (
     BlueskySettings,
@@ -29,7 +33,7 @@ from services.producer.settings import (
     XSettings,
 )
 from services.promoter.settings import PromoterSettings
-from training.settings import TrainingSettings
+from training.settings import DriftSettings, TrainingSettings
 
 _ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = Path(__file__).with_name("settings.md")
@@ -38,6 +42,7 @@ GROUPS: Final[tuple[type[BaseSettings], ...]] = (
     KafkaSettings,
     PostgresSettings,
     InferenceSettings,
+    ChallengerSettings,
     ProducerSettings,
     ReplaySettings,
     XSettings,
@@ -45,8 +50,12 @@ GROUPS: Final[tuple[type[BaseSettings], ...]] = (
     ConsumerSettings,
     DeadLettersSettings,
     PredictorSettings,
+    ExaminerSettings,
+    DashboardSettings,
     MLflowSettings,
     TrainingSettings,
+    DriftSettings,
+    GateSettings,
     PromoterSettings,
     MaintenanceSettings,
     RetentionSettings,

@@ -8,6 +8,7 @@ from services.cluster import charts, kube, parts, preflight, registry, urls, war
 from services.cluster.errors import ClusterError
 from services.cluster.kube import AwayError, Kube
 from services.cluster.options import NAMESPACE, Options
+from services.core.contract import CHALLENGER, CHAMPION
 
 _MEASURED_SECONDS: Final = 3.0
 """Over which the rows a minute are measured."""
@@ -30,8 +31,12 @@ class Report:
     dead_lettered: int | None
     champion: str | None
     """The model version that has the alias."""
+    rollout: str | None
+    """What the promoter says about it."""
     served: str | None
     """The model version that the InferenceService has."""
+    challenger: str | None
+    """The version with that alias, and what the promoter says about it."""
     urls: dict[str, str]
 
     @property
@@ -43,6 +48,7 @@ class Report:
         """For a person, below the table of parts."""
         lag = f"{self.lag} or more" if self.lag_is_capped else self.lag
         served = f"{self.champion or 'none'}, served: {self.served or 'none'}"
+        differ = f" (they differ; {self.rollout or 'the promoter has said nothing yet'})"
         return {
             "context": self.context,
             "lag": lag,
@@ -50,7 +56,8 @@ class Report:
             "posts stored": self.stored,
             "dead letters": self.dead_lettered,
             "newest post": _ago(self.newest_post_age_seconds),
-            "champion": served + ("" if self.champion == self.served else " (they differ)"),
+            "champion": served + ("" if self.champion == self.served else differ),
+            "challenger": self.challenger,
         } | self.urls
 
     def as_json(self) -> dict[str, Any]:
@@ -72,7 +79,8 @@ def take(options: Options) -> Report:
     service = cluster.find(kube.INFERENCE_SERVICES, parts.INFERENCE_SERVICE)
     lag, capped = _lag(cluster)
     found = list(parts.all_parts(cluster))
-    champion = _champion(cluster)
+    champion, rollout = _named(cluster, CHAMPION)
+    challenger = _named(cluster, CHALLENGER)
     addresses = urls.of(cluster, options.target)
     time.sleep(max(0.0, _MEASURED_SECONDS - (time.monotonic() - began)))
     after, seconds = _figures(cluster), time.monotonic() - began
@@ -86,7 +94,9 @@ def take(options: Options) -> Report:
         after.newest_age_seconds if after else None,
         after.dead_lettered if after else None,
         champion,
+        rollout,
         parts.assigned_version(service) if service else None,
+        ", ".join(filter(None, challenger)) or None,
         addresses,
     )
 
@@ -102,11 +112,11 @@ def _figures(cluster: Kube) -> warehouse.Figures | None:
         return None
 
 
-def _champion(cluster: Kube) -> str | None:
+def _named(cluster: Kube, alias: str) -> tuple[str | None, str | None]:
     try:
-        return registry.champion(cluster)
+        return registry.named(cluster, alias)
     except ClusterError:
-        return None
+        return None, None
 
 
 def _lag(cluster: Kube) -> tuple[int | None, bool]:

@@ -55,6 +55,7 @@ TARGETS = {
     "object-store": (OBJECT_STORE,),
     "mlflow": (MLFLOW,),
     "predictor": (PREDICTOR,),
+    "challenger": (PREDICTOR,),
     "dashboard": (DASHBOARD,),
     "producer": (DASHBOARD,),
     "consumer": (DASHBOARD,),
@@ -71,23 +72,29 @@ ARROWS: frozenset[Edge] = frozenset(
         ("keda", "kafka", KAFKA),
         ("consumer", "predictor", PREDICTOR),
         ("promoter", "predictor", PREDICTOR),
+        ("consumer", "challenger", PREDICTOR),
+        ("promoter", "challenger", PREDICTOR),
         ("consumer", "postgres", POSTGRES),
         ("dashboard", "postgres", POSTGRES),
         ("retention", "postgres", POSTGRES),
+        ("promoter", "postgres", POSTGRES),
+        ("training", "postgres", POSTGRES),
+        ("drift", "postgres", POSTGRES),
         ("mlflow", "postgres", POSTGRES),
         ("promoter", "mlflow", MLFLOW),
         ("training", "mlflow", MLFLOW),
+        ("drift", "mlflow", MLFLOW),
     }
 )
 """The design's; the object store is in or outside the cluster."""
 
 STORES: dict[str, frozenset[Edge]] = {
     "kind": frozenset(
-        {("mlflow", "object-store", OBJECT_STORE), ("predictor", "object-store", OBJECT_STORE)}
+        (source, "object-store", OBJECT_STORE) for source in ("mlflow", "predictor", "challenger")
     ),
     "production": frozenset(
         (source, target, HTTPS)
-        for source in ("mlflow", "predictor")
+        for source in ("mlflow", "predictor", "challenger")
         for target in ("internet", "api-server")
     ),
 }

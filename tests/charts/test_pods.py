@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from typing import Any
 
 from docs.reference import GROUPS
 from tests.charts.pods import Pod, pods
@@ -11,6 +12,8 @@ _MAY_CALL_THE_API = {"promoter"}
 _OF_NO_GROUP = {"MOODSTREAM_SECRETS_DIR"}
 _GENERATED_ONCE = {"object-store", "warehouse-mlflow", "warehouse-reader", "moodstream-author-key"}
 """Made by `make cluster-up` where the user has none."""
+_OF_EVERY_NAMESPACE = {"kube-root-ca.crt"}
+"""Made by Kubernetes."""
 
 
 def test_every_container_is_restricted(case: Case) -> None:
@@ -47,12 +50,27 @@ def test_what_strimzi_makes_of_our_resources_is_restricted_too(case: Case) -> No
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_only_who_calls_the_api_gets_a_token(case: Case) -> None:
+def test_only_the_container_that_calls_the_api_gets_a_token(case: Case) -> None:
     for pod in pods(objects(case)):
-        token = pod.spec.get("automountServiceAccountToken")
+        tokens = {
+            volume["name"]
+            for volume in pod.spec.get("volumes", ())
+            if any("serviceAccountToken" in source for source in _sources(volume))
+        }
+        holders = {
+            container["name"]
+            for container in pod.containers
+            if tokens & {mount["name"] for mount in container.get("volumeMounts", ())}
+        }
 
-        assert token is (pod.component in _MAY_CALL_THE_API), pod.name
+        assert pod.spec.get("automountServiceAccountToken") is False, pod.name
+        assert holders == {pod.component} & _MAY_CALL_THE_API, pod.name
         assert pod.spec.get("serviceAccountName", "default") != "default", pod.name
+
+
+def _sources(volume: dict[str, Any]) -> list[dict[str, Any]]:
+    sources: list[dict[str, Any]] = volume.get("projected", {}).get("sources", [])
+    return sources
 
 
 def test_every_container_says_what_it_needs_and_what_it_may_take(case: Case) -> None:
@@ -129,7 +147,7 @@ def test_every_secret_and_config_map_that_a_pod_names_is_made_by_someone() -> No
 
         named = {name for pod in pods(rendered) for name in _references(pod.spec)}
 
-        assert named <= made | _GENERATED_ONCE, profile
+        assert named <= made | _GENERATED_ONCE | _OF_EVERY_NAMESPACE, profile
 
 
 def test_every_service_account_that_a_pod_names_is_made_by_its_chart(case: Case) -> None:

@@ -47,7 +47,7 @@ Usage: {{ range include "moodstream.problems" $ | fromYamlArray }}
 - "consumer.drainSeconds must be below consumer.terminationGracePeriodSeconds: else a stop is a kill."
 {{- end }}
 {{- end }}
-{{- range $name, $service := dict "dashboard" .Values.dashboard.service "predictor" .Values.predictor.service }}
+{{- range $name, $service := dict "dashboard" .Values.dashboard.service "predictor" .Values.predictor.service "challenger" .Values.challenger.service }}
 {{- if and $service.nodePort (eq $service.type "ClusterIP") }}
 - {{ printf "%s.service.nodePort is set, but %s.service.type is ClusterIP: make it NodePort." $name $name | quote }}
 {{- end }}

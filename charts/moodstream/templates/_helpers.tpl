@@ -188,6 +188,14 @@ Usage: {{ include "moodstream.predictorPort" $ }}
 {{- end }}
 
 {{/*
+TCP port of the examiner, inside the promoter's pod.
+Usage: {{ include "moodstream.examinerPort" $ }}
+*/}}
+{{- define "moodstream.examinerPort" -}}
+9100
+{{- end }}
+
+{{/*
 Settings that every service has.
 Usage: {{ include "moodstream.env.service" $ | nindent 12 }}
 */}}
@@ -244,6 +252,26 @@ Usage: {{ include "moodstream.env.inference" $ | nindent 12 }}
   value: http://{{ .Values.predictor.service.name }}
 - name: MOODSTREAM_INFERENCE_MODEL_NAME
   value: {{ .Values.predictor.inferenceService }}
+{{- end }}
+
+{{/*
+Where the challenger is.
+Usage: {{ include "moodstream.env.challenger" $ | nindent 12 }}
+*/}}
+{{- define "moodstream.env.challenger" -}}
+- name: MOODSTREAM_CHALLENGER_URL
+  value: http://{{ .Values.challenger.service.name }}
+{{- end }}
+
+{{/*
+How good a version must be.
+Usage: {{ include "moodstream.env.gate" $ | nindent 12 }}
+*/}}
+{{- define "moodstream.env.gate" -}}
+- name: MOODSTREAM_GATE_FLOOR
+  value: {{ .Values.gate.floor | quote }}
+- name: MOODSTREAM_GATE_MAX_DROP
+  value: {{ .Values.gate.maxDrop | quote }}
 {{- end }}
 
 {{/*
@@ -381,16 +409,19 @@ Usage: {{ include "moodstream.egress.mlflow" $ | nindent 4 }}
 {{- end }}
 
 {{/*
-NetworkPolicy rule: to the served model.
-Usage: {{ include "moodstream.egress.predictor" $ | nindent 4 }}
+NetworkPolicy rule: to the served models.
+Usage: {{ include "moodstream.egress.models" (list $ "predictor" "challenger") | nindent 4 }}
 */}}
-{{- define "moodstream.egress.predictor" -}}
+{{- define "moodstream.egress.models" -}}
+{{- $root := index . 0 -}}
 - to:
+    {{- range rest . }}
     - podSelector:
         matchLabels:
-          {{- include "moodstream.selectorLabels" (list . "predictor") | nindent 10 }}
+          {{- include "moodstream.selectorLabels" (list $root .) | nindent 10 }}
+    {{- end }}
   ports:
-    - {protocol: TCP, port: {{ include "moodstream.predictorPort" . }}}
+    - {protocol: TCP, port: {{ include "moodstream.predictorPort" $root }}}
 {{- end }}
 
 {{/*
