@@ -1,42 +1,39 @@
-"""The promoter: serves the version that the alias names in MLflow.
-
-Each round starts from what is there, in the registry and in the cluster, so it can be stopped and
-started at any point, and a change that somebody else makes is seen at the next round.
-"""
+"""The promoter in a cluster: one reconciler, in front of MLflow and KServe."""
 
 import logging
+from socket import gethostname
 from threading import Event
+from time import monotonic
 from typing import Final
 
 from services.core import lifecycle
+from services.core.contract import CHALLENGER, CHAMPION
 from services.core.errors import MoodstreamError
+from services.core.gate import GateSettings
 from services.core.health import HealthServer, Progress
 from services.core.inference import InferenceClient
-from services.core.settings import InferenceSettings, MLflowSettings, ServiceSettings, load
-from services.promoter import metrics
-from services.promoter.cluster import Cluster
-from services.promoter.decide import (
-    Champion,
-    OutsideArtifactsError,
-    Promote,
-    Rest,
-    Stalled,
-    Step,
-    Verify,
-    Wait,
-    decide,
-    storage_uri,
+from services.core.settings import (
+    ChallengerSettings,
+    InferenceSettings,
+    MLflowSettings,
+    PostgresSettings,
+    ServiceSettings,
+    load,
 )
+from services.promoter import hook
+from services.promoter.cluster import ServedByKServe
+from services.promoter.examiner import Examiner
+from services.promoter.journal import Journal
+from services.promoter.lease import Lease
+from services.promoter.reconcile import Promoter, Role, run
 from services.promoter.registry import Registry
 from services.promoter.settings import PromoterSettings
 
 log = logging.getLogger(__name__)
 
-_FOLLOW_SECONDS: Final = 2.0
-"""Pause between two looks at a rollout that is under way."""
-_STUCK_SECONDS: Final = 180.0
+_ANNOUNCE_AGAIN_SECONDS: Final = 60.0
+_STUCK_SECONDS: Final = 600.0
 """Far above the deadlines of all the requests of one round together."""
-_EXAMPLE: Final = "The new line is quick and clean, love it :)"
 
 
 def main() -> None:
@@ -45,111 +42,75 @@ def main() -> None:
 
 
 def _run(service: ServiceSettings, stop: Event) -> None:
+    """In a cluster. Another promoter may be there: the holder of the Lease acts, others wait."""
     settings = load(PromoterSettings)
+    mlflow = load(MLflowSettings).url
+    champion = load(InferenceSettings)
+    challenger = load(ChallengerSettings).url
+    served = {CHAMPION: (settings.inference_service, champion)}
+    if challenger is not None:
+        there = champion.model_copy(update={"url": challenger})
+        served[CHALLENGER] = (settings.challenger_service, there)
+    registry = Registry(mlflow, settings.model_name)
     promoter = Promoter(
-        settings,
-        Registry(load(MLflowSettings).url, settings.model_name),
-        Cluster(settings.namespace, settings.inference_service),
-        InferenceClient(load(InferenceSettings)),
+        registry,
+        Examiner(settings.examiner_url),
+        Journal(load(PostgresSettings)),
+        tuple(
+            Role(
+                alias,
+                ServedByKServe(settings.namespace, name, optional=alias != CHAMPION),
+                InferenceClient(where),
+            )
+            for alias, (name, where) in served.items()
+        ),
+        models_dir=settings.models_dir,
+        artifact_root=settings.artifact_root,
+        poll_seconds=settings.poll_seconds,
+        deadline_seconds=settings.deadline_seconds,
+        gate=load(GateSettings),
     )
+    lease = Lease(settings.namespace, settings.lease, f"{gethostname()}:{service.port}")
     progress = Progress(_STUCK_SECONDS + settings.poll_seconds)
+    wake = Event()
+    secret = settings.webhook_secret
+    posts = {}
+    if secret is not None:
+        posts[hook.PATH] = hook.Hook(secret.get_secret_value(), settings.model_name, wake)
+    announce = _Announcement(registry, settings)
+
+    def beat() -> None:
+        progress.beat()
+        announce()
+
     with HealthServer(
-        service.bind, service.port, alive=progress.problem, ready=lambda: promoter.problem
+        service.bind,
+        service.port,
+        alive=progress.problem,
+        ready=lambda: promoter.problem,
+        posts=posts,
     ):
-        while not stop.is_set():
-            settled = promoter.round()
-            progress.beat()
-            stop.wait(settings.poll_seconds if settled else _FOLLOW_SECONDS)
+        run(promoter, stop, wake, beat, lease)
+    lease.release()
 
 
-class Promoter:
-    """One alias and one InferenceService."""
+class _Announcement:
+    """Has MLflow call the promoter's webhook, as soon as MLflow can be told."""
 
-    def __init__(
-        self,
-        settings: PromoterSettings,
-        registry: Registry,
-        cluster: Cluster,
-        predictor: InferenceClient,
-    ) -> None:
-        self.problem: str | None = "the registry was not asked yet"
-        """Why the last round ended early."""
-        self._settings = settings
+    def __init__(self, registry: Registry, settings: PromoterSettings) -> None:
         self._registry = registry
-        self._cluster = cluster
-        self._predictor = predictor
-        self._said: tuple[str, str] | None = None
+        self._url, self._secret = settings.webhook_url, settings.webhook_secret
+        self._not_before = 0.0
 
-    def round(self) -> bool:
-        """Looks, decides and acts once; whether it is enough to look again at the next poll."""
+    def __call__(self) -> None:
+        """Tries once, where it is still to be done and has not failed just now."""
+        if self._url is None or self._secret is None or monotonic() < self._not_before:
+            return
         try:
-            settled = self._act(decide(self._champion(), self._cluster.look()))
-        except OutsideArtifactsError as exc:
-            self._say("promoter.refused", str(exc), logging.WARNING)
-            settled = False
+            self._registry.register_webhook(self._url, self._secret.get_secret_value())
         except MoodstreamError as exc:
-            self._fail(str(exc))
-            return True
-        except Exception as exc:  # an answer that nobody foresaw; the next round may get another
-            log.exception("promoter.round_failed")
-            self._fail(repr(exc))
-            return True
-        metrics.IN_STEP.set(settled)
-        self.problem = None
-        return settled
-
-    def _champion(self) -> Champion | None:
-        found = self._registry.named(self._settings.alias)
-        if found is None:
-            return None
-        uri = storage_uri(found.download_uri, self._settings.artifact_root)
-        return Champion(found.version, uri)
-
-    def _act(self, step: Step) -> bool:
-        match step:
-            case Rest(reason):
-                self._say("promoter.resting", reason)
-                return True
-            case Wait(reason):
-                self._say("promoter.waiting", reason)
-                return False
-            case Stalled(reason, target):
-                if self._say("promoter.stalled", reason, logging.WARNING):
-                    self._cluster.warn(target, "RolloutStalled", reason)
-                return False
-            case Promote(champion, target):
-                patched = self._cluster.promote(champion)
-                metrics.PROMOTIONS.inc()
-                said = (
-                    f"version {champion.version} has the alias {self._settings.alias} and replaces "
-                    f"{_named(target.version)}: {champion.storage_uri}"
-                )
-                self._say("promoter.promoted", said)
-                self._cluster.note(patched, "ModelPromoted", said)
-                return False
-            case Verify(champion, target):
-                served = self._predictor.score([_EXAMPLE]).model_version
-                if served != champion.version:
-                    self._say("promoter.waiting", f"the predictor answers with version {served}")
-                    return False
-                said = f"version {served} is served"
-                if self._say("promoter.served", said):
-                    self._cluster.note(target, "ModelServed", said)
-                return True
-
-    def _fail(self, problem: str) -> None:
-        metrics.FAILED_ROUNDS.inc()
-        self.problem = problem
-        self._say("promoter.cannot_look", problem, logging.WARNING)
-
-    def _say(self, event: str, what: str, level: int = logging.INFO) -> bool:
-        """Logs what is new; whether it is."""
-        if self._said == (event, what):
-            return False
-        self._said = (event, what)
-        log.log(level, event, extra={"detail": what})
-        return True
-
-
-def _named(version: str | None) -> str:
-    return "nothing" if version is None else f"version {version}"
+            self._not_before = monotonic() + _ANNOUNCE_AGAIN_SECONDS
+            log.warning("webhook.not_registered", extra={"problem": str(exc)})
+        else:
+            log.info("webhook.registered", extra={"url": self._url})
+            self._url = None

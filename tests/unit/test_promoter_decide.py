@@ -1,60 +1,173 @@
 """What the promoter decides, from plain data."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from services.core.contract import RolloutState
+from services.core.gate import Check, Verdict
 from services.promoter.decide import (
+    STARTED_ANNOTATION,
+    STOP_ANNOTATION,
     VERSION_ANNOTATION,
-    Champion,
+    Examine,
+    GiveUp,
+    Model,
+    Observed,
     OutsideArtifactsError,
-    Promote,
+    Refuse,
     Rest,
     Rollout,
-    Stalled,
+    Serve,
+    Serving,
+    Smoke,
+    Step,
+    Stop,
     Target,
-    Verify,
     Wait,
+    Wanted,
     decide,
+    smoke_problem,
     storage_uri,
     target_of,
 )
 
 ROOT = "s3://moodstream/mlflow"
-CHAMPION = Champion("3", f"{ROOT}/1/models/m-3/artifacts")
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+DEADLINE = timedelta(seconds=300)
+GOOD = Model("2", f"{ROOT}/1/models/m-2/artifacts")
+NEW = Model("3", f"{ROOT}/1/models/m-3/artifacts")
 DONE = Rollout("3", observed=True, wanted=2, total=2, updated=2, available=2, stalled=None)
-SERVING = Target(
-    "uid", 5, CHAMPION.version, CHAMPION.storage_uri, unready=None, failed=None, rollout=DONE
+THERE = Target(
+    "uid", 5, NEW.version, NEW.storage_uri, NOW, stopped=False, unready=None, failed=None,
+    rollout=DONE,
+)  # fmt: skip
+BEFORE = replace(
+    THERE, version=GOOD.version, storage_uri=GOOD.storage_uri, rollout=replace(DONE, version="2")
 )
+PASSED = Verdict((Check("artifact", True, "fine"),), None)
+FAILED = Verdict((Check("quality", False, "macro recall 0.1 is below the floor 0.5"),), None)
+STARTED = Observed(
+    wanted=Wanted(NEW, RolloutState.ROLLING_OUT),
+    good=GOOD,
+    champion=GOOD,
+    rolling=(NEW,),
+    target=THERE,
+    verdict=PASSED,
+    smoke=None,
+    now=NOW,
+)
+"""The new version has just been set in place of the good one."""
+AFTER = replace(
+    STARTED, wanted=Wanted(NEW, RolloutState.SERVING), good=NEW, champion=NEW, rolling=()
+)
+"""It serves."""
+ASKED = replace(STARTED, wanted=Wanted(NEW, None), rolling=(), target=BEFORE)
+"""The alias was set."""
 
 
-def test_a_version_that_the_inference_service_does_not_name_is_promoted() -> None:
-    older = replace(SERVING, version="2", storage_uri=f"{ROOT}/1/models/m-2/artifacts")
-    fresh = replace(SERVING, version=None, storage_uri=None, rollout=None)
-
-    steps = [decide(CHAMPION, target) for target in (older, fresh)]
-
-    assert steps == [Promote(CHAMPION, older), Promote(CHAMPION, fresh)]
+def step(observed: Observed, *, optional: bool = False) -> Step:
+    return decide(observed, DEADLINE, optional=optional)
 
 
-@pytest.mark.parametrize("changed", [{"version": "2"}, {"storage_uri": "s3://elsewhere"}])
-def test_half_of_a_version_is_put_right(changed: dict[str, str]) -> None:
-    target = replace(SERVING, **changed)  # type: ignore[arg-type]
+def test_a_version_is_examined_beside_the_champion_then_served() -> None:
+    first = step(replace(ASKED, verdict=None))
+    then = step(ASKED)
 
-    assert decide(CHAMPION, target) == Promote(CHAMPION, target)
+    assert first == Examine(NEW, GOOD)
+    assert then == Serve(NEW, "2", "version 3 has the alias", by_hand=False)
 
 
-def test_without_the_alias_what_is_served_stays() -> None:
-    assert decide(None, SERVING) == Rest("no version has the alias")
+def test_the_champion_is_not_compared_with_itself() -> None:
+    assert step(replace(ASKED, champion=NEW, verdict=None)) == Examine(NEW, None)
+
+
+def test_a_version_that_fails_the_gate_is_refused_once_and_the_old_one_stays() -> None:
+    first = replace(ASKED, verdict=FAILED)
+    then = replace(first, wanted=Wanted(NEW, RolloutState.REFUSED))
+
+    assert step(first) == Refuse(NEW, FAILED.reason)
+    assert step(then) == Rest(f"version 3 is refused: {FAILED.reason}")
+
+
+def test_a_complete_rollout_is_asked_then_serves() -> None:
+    assert step(STARTED) == Smoke(NEW)
+    assert step(replace(STARTED, smoke="")) == Serving(NEW)
+
+
+def test_an_answer_that_is_wrong_is_waited_for_until_the_deadline() -> None:
+    wrong = replace(STARTED, smoke="its answer to the logged example is 0.8 off what was logged")
+    late = replace(wrong, now=NOW + DEADLINE + timedelta(seconds=1))
+
+    assert step(wrong) == Wait(wrong.smoke or "")
+    assert step(late) == GiveUp(NEW, f"not served within 300 s: {wrong.smoke}")
+
+
+def test_after_a_rollback_the_last_good_version_is_put_back_and_stays() -> None:
+    told = replace(STARTED, wanted=Wanted(NEW, RolloutState.ROLLED_BACK), rolling=())
+    reason = "version 3 was rolled back; set the alias anew to try it again"
+
+    assert step(told) == Serve(GOOD, "3", reason, by_hand=False)
+    assert step(replace(told, target=BEFORE)) == Rest(reason)
+
+
+def test_with_nothing_to_go_back_to_it_keeps_trying() -> None:
+    late = replace(
+        STARTED,
+        good=None,
+        target=replace(THERE, unready="no pod"),
+        now=NOW + DEADLINE + timedelta(seconds=1),
+    )
+
+    assert step(late) == Wait("no pod; it is past the deadline, and there is nothing to go back to")
+
+
+def test_a_version_that_served_is_not_rolled_back_for_a_later_outage() -> None:
+    later = replace(
+        AFTER, target=replace(THERE, unready="no pod"), now=NOW + timedelta(days=1), verdict=None
+    )
+
+    assert step(later) == Wait("no pod")
+
+
+@pytest.mark.parametrize("changed", [{"version": "1"}, {"storage_uri": "s3://elsewhere"}])
+def test_what_somebody_sets_by_hand_is_put_right(changed: dict[str, str]) -> None:
+    target = replace(THERE, **changed)  # type: ignore[arg-type]
+
+    found = step(replace(AFTER, target=target, verdict=None))
+
+    assert found == Serve(NEW, target.version, "version 3 has the alias", by_hand=True)
+
+
+def test_without_the_alias_the_last_good_version_stays_or_comes_back() -> None:
+    reason = "no version has the alias"
+    nobody = replace(STARTED, wanted=None)
+
+    assert step(replace(nobody, target=BEFORE)) == Rest(reason)
+    assert step(nobody) == Serve(GOOD, "3", reason, by_hand=False)
+
+
+def test_an_optional_role_without_the_alias_is_stopped() -> None:
+    reason = "no version has the alias"
+    nobody = replace(AFTER, wanted=None)
+
+    assert step(nobody, optional=True) == Stop(reason)
+    stopped = replace(nobody, target=replace(THERE, stopped=True))
+    assert step(stopped, optional=True) == Rest(reason)
+
+
+def test_an_optional_role_that_is_stopped_is_served_again() -> None:
+    stopped = replace(AFTER, target=replace(THERE, stopped=True))
+
+    found = step(stopped, optional=True)
+
+    assert found == Serve(NEW, None, "version 3 has the alias", by_hand=False)
 
 
 def test_without_an_inference_service_it_waits() -> None:
-    assert decide(CHAMPION, None) == Wait("the InferenceService does not exist yet")
-
-
-def test_a_complete_rollout_is_verified() -> None:
-    assert decide(CHAMPION, SERVING) == Verify(CHAMPION, SERVING)
+    assert step(replace(ASKED, target=None)) == Wait("the InferenceService does not exist yet")
 
 
 @pytest.mark.parametrize(
@@ -66,30 +179,33 @@ def test_a_complete_rollout_is_verified() -> None:
         (replace(DONE, updated=1, available=1), "1 of 2 pods have been made"),
         (replace(DONE, available=1), "1 of 2 pods are available"),
         (replace(DONE, total=3), "1 pods of the version before are still there"),
+        (replace(DONE, available=1, stalled="too late"), "too late"),
     ],
 )
 def test_a_ready_inference_service_is_not_enough_while_pods_are_replaced(
     rollout: Rollout | None, reason: str
 ) -> None:
-    assert decide(CHAMPION, replace(SERVING, rollout=rollout)) == Wait(reason)
+    assert step(replace(STARTED, target=replace(THERE, rollout=rollout))) == Wait(reason)
 
 
 def test_pods_are_not_enough_while_kserve_does_not_call_it_ready() -> None:
-    assert decide(CHAMPION, replace(SERVING, unready="not yet")) == Wait("not yet")
+    assert step(replace(STARTED, target=replace(THERE, unready="not yet"))) == Wait("not yet")
 
 
-def test_a_rollout_that_kubernetes_has_given_up_is_stalled() -> None:
-    target = replace(SERVING, rollout=replace(DONE, available=1, stalled="too late"))
+def test_a_model_that_cannot_be_loaded_is_the_reason_until_the_rollout_is_complete() -> None:
+    loading = replace(THERE, failed="no such file", rollout=replace(DONE, updated=0))
+    loaded = replace(THERE, failed="no such file")
 
-    assert decide(CHAMPION, target) == Stalled("too late", target)
+    assert step(replace(STARTED, target=loading)) == Wait("no such file")
+    assert step(replace(STARTED, target=loaded)) == Smoke(NEW)
 
 
-def test_a_model_that_cannot_be_loaded_is_stalled_until_the_rollout_is_complete() -> None:
-    loading = replace(SERVING, failed="no such file", rollout=replace(DONE, updated=0))
-    loaded = replace(SERVING, failed="no such file")
+def test_an_answer_counts_when_version_and_probabilities_are_those_that_were_logged() -> None:
+    logged = [[0.1, 0.2, 0.7]]
 
-    assert decide(CHAMPION, loading) == Stalled("no such file", loading)
-    assert decide(CHAMPION, loaded) == Verify(CHAMPION, loaded)
+    assert smoke_problem("3", "3", logged, [[0.1004, 0.1996, 0.7]], 1e-3) == ""
+    assert smoke_problem("3", "2", logged, logged, 1e-3) == "the predictor answers with version 2"
+    assert "0.6000 off" in smoke_problem("3", "3", logged, [[0.7, 0.2, 0.1]], 1e-3)
 
 
 def service(**status: Any) -> dict[str, Any]:
@@ -97,9 +213,13 @@ def service(**status: Any) -> dict[str, Any]:
         "metadata": {
             "uid": "uid",
             "generation": 5,
-            "annotations": {VERSION_ANNOTATION: CHAMPION.version},
+            "annotations": {
+                VERSION_ANNOTATION: NEW.version,
+                STARTED_ANNOTATION: NOW.isoformat(),
+                STOP_ANNOTATION: "false",
+            },
         },
-        "spec": {"predictor": {"model": {"storageUri": CHAMPION.storage_uri}}},
+        "spec": {"predictor": {"model": {"storageUri": NEW.storage_uri}}},
         "status": status,
     }
 
@@ -109,7 +229,7 @@ def deployment(**status: Any) -> dict[str, Any]:
         "metadata": {"generation": 4},
         "spec": {
             "replicas": 2,
-            "template": {"metadata": {"annotations": {VERSION_ANNOTATION: CHAMPION.version}}},
+            "template": {"metadata": {"annotations": {VERSION_ANNOTATION: NEW.version}}},
         },
         "status": status,
     }
@@ -123,7 +243,7 @@ def test_a_finished_rollout_is_read_from_what_the_api_server_gives() -> None:
         deployment(observedGeneration=4, **counts),
     )
 
-    assert target == SERVING
+    assert target == THERE
 
 
 def test_an_inference_service_that_nobody_has_looked_at_is_read_too() -> None:
@@ -131,7 +251,18 @@ def test_an_inference_service_that_nobody_has_looked_at_is_read_too() -> None:
 
     target = target_of(bare, None)
 
-    assert target == Target("uid", 1, None, None, "the InferenceService is not ready", None, None)
+    unready = "the InferenceService is not ready"
+    assert target == Target("uid", 1, None, None, None, False, unready, None, None)
+
+
+@pytest.mark.parametrize("written", ["yesterday", "2030-01-01", "2030-01-01T12:00:00", ""])
+def test_a_start_that_is_no_time_is_none(written: str) -> None:
+    given = service()
+    given["metadata"]["annotations"] = {STARTED_ANNOTATION: written, STOP_ANNOTATION: "true"}
+
+    target = target_of(given, None)
+
+    assert (target.started, target.stopped) == (None, True)
 
 
 def test_reasons_are_read_with_what_kubernetes_and_kserve_say() -> None:
@@ -175,7 +306,7 @@ def test_reasons_are_read_with_what_kubernetes_and_kserve_say() -> None:
 def test_an_artifact_address_of_mlflow_becomes_one_that_kserve_reads(
     download_uri: str, root: str
 ) -> None:
-    assert storage_uri(download_uri, root) == CHAMPION.storage_uri
+    assert storage_uri(download_uri, root) == NEW.storage_uri
 
 
 @pytest.mark.parametrize(
