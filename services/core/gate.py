@@ -21,8 +21,10 @@ class GateSettings(BaseSettings):
 
     floor: float = Field(default=0.5, ge=0, le=1)
     """Least macro recall of a version that is served."""
-    max_drop: float = Field(default=0.02, ge=0, le=1)
-    """How far a version's macro recall may be below the champion's."""
+    max_drop: float = Field(default=0.05, ge=0, le=1)
+    """How far a version's macro recall may be below the champion's. Between two equally good
+    versions it differs by 0.02 to 0.03 on the 300 posts of the project's own evaluation set.
+    """
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,12 @@ def transaction(connection: Connection, deadline_seconds: float) -> Iterator[Cur
         with connection.cursor() as cursor:
             yield cursor
         connection.commit()
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as exc:
+        connection.close()
+        raise TemporaryError(
+            f"PostgreSQL: {str(exc).splitlines()[0]}: the schema is older than this release; "
+            "run python -m services.maintenance migrate"
+        ) from exc
     except (*_OUTAGES, psycopg2.errors.ReadOnlySqlTransaction) as exc:
         connection.close()
         raise TemporaryError(f"PostgreSQL: {exc}".strip()) from exc

@@ -8,8 +8,9 @@ import pytest
 
 from services.consumer.batch import Record, ScoredBatch, decode_batch
 from services.consumer.store import FencedError, Store
+from services.core.errors import TemporaryError
 from services.core.events import Post, encode
-from services.core.postgres import connect
+from services.core.postgres import connect, transaction
 from tests.integration.conftest import PostgresHandle
 
 NOW = datetime.now(UTC)
@@ -80,3 +81,15 @@ def test_when_kafka_has_a_new_topic_of_that_name_it_is_read_from_its_start(
 
     assert (place, counts["stored"]) == (0, 1)
     store.close()
+
+
+def test_a_schema_that_is_too_old_is_worth_waiting_for_and_says_what_to_do(
+    postgres: PostgresHandle,
+) -> None:
+    connection = connect(postgres.settings, "test")
+
+    with pytest.raises(TemporaryError, match="run python -m services.maintenance migrate"):
+        with transaction(connection, 10) as cursor:
+            cursor.execute("SELECT * FROM of_a_later_release")
+
+    assert connection.closed
