@@ -148,6 +148,7 @@ def train(
     Sentiment140, TweetEval, SemEval and plain text,label files, told apart by content.
     """
     with _errors():
+        from services.core.gate import GateSettings
         from training.registry import Registry
         from training.settings import TrainingSettings
         from training.train import train as run_training
@@ -157,10 +158,16 @@ def train(
         settings = settings.model_copy(
             update={name: value for name, value in given.items() if value is not None}
         )
-        result = run_training(settings, Registry(_settings(MLflowSettings).url))
+        result = run_training(
+            settings,
+            Registry(_settings(MLflowSettings).url),
+            load(GateSettings),
+            _warehouse(),
+        )
     summary = {
         "version": result.version,
         "alias": result.alias,
+        "gate": result.gate,
         "learned from": f"{result.rows} posts, {result.duplicates} repeated ones left out",
         "macro recall by cross-validation": {
             name: f"{found.macro_recall:.3f} ± {found.macro_recall_sd:.3f}"
@@ -503,21 +510,24 @@ def correct_labels(
     training learns from them.
     """
     from services.dashboard.corrections import correct
-    from services.local.postgres import Postgres
 
     with _errors():
-        home = load(LocalSettings).home
-        postgres = _settings(PostgresSettings)
-        if run.find(home) is not None:
-            # The password of the platform in this folder is in the folder, not among its addresses.
-            postgres = Postgres(home, postgres.port).settings
-        stored = correct(postgres, file, by)
+        stored = correct(_warehouse(), file, by)
     _print({"corrections": stored}, as_json)
 
 
 def _settings(group: type[S]) -> S:
     """With the addresses of the platform that runs in this folder, else from the environment."""
     return run.settings(run.find(load(LocalSettings).home), group)
+
+
+def _warehouse() -> PostgresSettings:
+    """The same for PostgreSQL, whose password is in the folder and not among the addresses."""
+    from services.local.postgres import Postgres
+
+    home = load(LocalSettings).home
+    postgres = _settings(PostgresSettings)
+    return postgres if run.find(home) is None else Postgres(home, postgres.port).settings
 
 
 def _registered(selector: str) -> "SentimentModel":

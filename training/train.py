@@ -30,7 +30,7 @@ from services.core.evaluation import EvaluationSet
 from services.core.examination import PACKAGES, examine
 from services.core.gate import Check, Examination, GateSettings, Verdict, judge
 from services.core.model import SentimentModel
-from services.core.settings import PostgresSettings, load
+from services.core.settings import PostgresSettings
 from training import plots
 from training.candidates import BASELINE, CANDIDATES
 from training.corrections import corrections
@@ -103,20 +103,18 @@ class Result:
 def train(
     settings: TrainingSettings,
     registry: Registry,
-    gate: GateSettings | None = None,
+    gate: GateSettings,
     postgres: PostgresSettings | None = None,
 ) -> Result:
-    """The whole run; settings that are not given are read from the environment. Raises DataError
-    when the data cannot be used, TemporaryError when MLflow or, with corrections, PostgreSQL is
-    away.
+    """The whole run; only corrections need PostgreSQL. Raises DataError when the data cannot be used, TemporaryError when MLflow or,
+    with corrections, PostgreSQL is away.
     """
     started = time.monotonic()
-    gate = gate or load(GateSettings)
     held_out = evaluation_set.read(settings.evaluation)
     test = read(settings.test) if settings.test else None
     data, corrected = read_all(settings.paths), frozenset[str]()
-    if settings.corrections:
-        found = corrections(postgres or load(PostgresSettings))
+    if settings.corrections and postgres is not None:
+        found = corrections(postgres)
         corrected = frozenset(found.texts)
         # Before the files, because the first of each text is kept.
         data = joined([found, data]) if corrected else data

@@ -337,7 +337,8 @@ class Promoter:
         )
         event = _EVENTS.get(state)
         if event and observed.target is not None:
-            self._event(role, observed.target, "Warning" if bad else "Normal", event, reason)
+            said = f"version {model.version} is {state}: {reason}" if bad else reason
+            self._event(role, observed.target, "Warning" if bad else "Normal", event, said)
 
     def _event(self, role: Role, target: Target, kind: str, reason: str, message: str) -> None:
         """A word to people; that it cannot be said must not hold up what it is about."""

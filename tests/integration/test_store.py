@@ -88,8 +88,10 @@ def test_a_schema_that_is_too_old_is_worth_waiting_for_and_says_what_to_do(
 ) -> None:
     connection = connect(postgres.settings, "test")
 
-    with pytest.raises(TemporaryError, match="run python -m services.maintenance migrate"):
-        with transaction(connection, 10) as cursor:
-            cursor.execute("SELECT * FROM of_a_later_release")
+    with (
+        pytest.raises(TemporaryError, match=r"run python -m services\.maintenance migrate"),
+        transaction(connection, 10) as cursor,
+    ):
+        cursor.execute("SELECT * FROM of_a_later_release")
 
     assert connection.closed

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from services.core.gate import GateSettings
 from services.core.model import MODEL_FILE, load
 from training.readers import Dataset, read
 from training.settings import SAMPLE, TrainingSettings
@@ -43,7 +44,7 @@ def client(mlflow_url: str) -> MlflowClient:
 
 @pytest.fixture(scope="module")
 def first(registry: Registry) -> Result:
-    return train(TrainingSettings(folds=2), registry)
+    return train(TrainingSettings(folds=2), registry, GateSettings())
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_the_first_version_becomes_champion_and_the_next_challenger(
     test = tmp_path / "test.csv"
     test.write_text("label,text\npositive,so good\nneutral,at nine\nnegative,bad\n")
 
-    second = train(TrainingSettings(folds=2, test=test), registry)
+    second = train(TrainingSettings(folds=2, test=test), registry, GateSettings())
 
     assert (first.alias, second.alias) == ("champion", "challenger")
     assert registry.aliases() == {"champion": first.version, "challenger": second.version}
