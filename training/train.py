@@ -106,8 +106,8 @@ def train(
     gate: GateSettings,
     postgres: PostgresSettings | None = None,
 ) -> Result:
-    """The whole run; only corrections need PostgreSQL. Raises DataError when the data cannot be used, TemporaryError when MLflow or,
-    with corrections, PostgreSQL is away.
+    """The whole run; only corrections need PostgreSQL. Raises DataError when the data cannot be
+    used, TemporaryError when MLflow or, with corrections, PostgreSQL is away.
     """
     started = time.monotonic()
     held_out = evaluation_set.read(settings.evaluation)
