@@ -12,6 +12,7 @@ from services.cluster.options import NAMESPACE
 OBJECT_STORE: Final = "object-store"
 RESTRICTED: Final = "restricted"
 _BYTES: Final = 24
+_FERNET_BYTES: Final = 32
 _KSERVE: Final = "serving.kserve.io"
 _LABELS: Final = {"app.kubernetes.io/part-of": "moodstream"}
 _POD_SECURITY: Final = {
@@ -80,12 +81,21 @@ def _wanted() -> dict[str, tuple[str, dict[str, str]]]:
         "warehouse-mlflow": (basic, {"username": "mlflow", "password": _generated()}),
         "warehouse-reader": (basic, {"username": "moodstream-reader", "password": _generated()}),
         "moodstream-author-key": ("Opaque", {"author_key": _generated()}),
+        "moodstream-webhook": (
+            "Opaque",
+            {"webhook_secret": _generated(), "encryption_key": _fernet_key()},
+        ),
     }
 
 
 def _generated() -> str:
     # Hexadecimal: it stands unquoted in a URL and in a shell.
     return secrets.token_hex(_BYTES)
+
+
+def _fernet_key() -> str:
+    # As cryptography's Fernet wants it: MLflow encrypts the secrets of its webhooks with it.
+    return base64.urlsafe_b64encode(secrets.token_bytes(_FERNET_BYTES)).decode()
 
 
 def _secret(name: str, kind: str, values: Mapping[str, str]) -> Object:

@@ -82,6 +82,7 @@ ARROWS: frozenset[Edge] = frozenset(
         ("drift", "postgres", POSTGRES),
         ("mlflow", "postgres", POSTGRES),
         ("promoter", "mlflow", MLFLOW),
+        ("mlflow", "promoter", DASHBOARD),
         ("training", "mlflow", MLFLOW),
         ("drift", "mlflow", MLFLOW),
     }

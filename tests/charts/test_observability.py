@@ -4,11 +4,14 @@ import importlib
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from services.dashboard.app import DriftGauges
+from services.dashboard.queries import Warehouse
 from tests.tools import ROOT
 
 ALERTS = sorted(ROOT.glob("charts/*/alerts/*.yaml"))
@@ -40,9 +43,11 @@ def exported() -> set[str]:
     """The names of all metrics of our services."""
     for path in (ROOT / "services").glob("*/metrics.py"):
         importlib.import_module(f"services.{path.parent.name}.metrics")
+    warehouse = Mock(spec_set=Warehouse)
+    warehouse.snapshot.return_value.drift = []
     return {
         family.name + suffix
-        for family in REGISTRY.collect()
+        for family in (*REGISTRY.collect(), *DriftGauges(warehouse).collect())
         for suffix in _SUFFIXES.get(family.type, ("",))
     }
 

@@ -10,7 +10,13 @@ from tests.charts.rendering import PROFILES, Case, everything, objects
 
 _MAY_CALL_THE_API = {"promoter"}
 _OF_NO_GROUP = {"MOODSTREAM_SECRETS_DIR"}
-_GENERATED_ONCE = {"object-store", "warehouse-mlflow", "warehouse-reader", "moodstream-author-key"}
+_GENERATED_ONCE = {
+    "object-store",
+    "warehouse-mlflow",
+    "warehouse-reader",
+    "moodstream-author-key",
+    "moodstream-webhook",
+}
 """Made by `make cluster-up` where the user has none."""
 _OF_EVERY_NAMESPACE = {"kube-root-ca.crt"}
 """Made by Kubernetes."""

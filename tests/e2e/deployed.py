@@ -51,6 +51,17 @@ class CommandError(Exception):
 
 def run(*command: str, seconds: float = _COMMAND_SECONDS, stdin: str | None = None) -> str:
     """What the command prints. Raises CommandError."""
+    return _done(command, seconds, stdin).stdout
+
+
+def complaints(*command: str) -> str:
+    """What the command says on its standard error. Raises CommandError."""
+    return _done(command, _COMMAND_SECONDS, None).stderr
+
+
+def _done(
+    command: tuple[str, ...], seconds: float, stdin: str | None
+) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=seconds, cwd=REPOSITORY
@@ -59,7 +70,7 @@ def run(*command: str, seconds: float = _COMMAND_SECONDS, stdin: str | None = No
         raise CommandError(f"{' '.join(command)[:200]}: no end after {seconds:.0f} s") from exc
     if done.returncode:
         raise CommandError(f"{' '.join(command)[:200]}: {done.stderr.strip()[-2000:]}")
-    return done.stdout
+    return done
 
 
 @dataclass(frozen=True)
@@ -179,8 +190,9 @@ class Platform:
                 forwarding.terminate()
 
     def start(self, like: str, script: str, *arguments: str, labels: dict[str, str]) -> str:
-        """Starts a pod that runs one of the scripts in `inside` with a Deployment's image,
-        settings and secrets, but with labels of its own. Gives its name.
+        """Starts a pod that runs one of the scripts in `inside` with the image, settings and
+        secrets of a Deployment, or of the CronJob cronjob/NAME, but with labels of its own. Gives
+        its name.
         """
         spec = self._spec_like(like)
         container = spec["containers"][0]
@@ -313,11 +325,18 @@ class Platform:
         """
         owned = ",".join(f"{name}={value}" for name, value in OWNED.items())
         self.kubectl(
-            "delete", "pods,networkpolicies", "-l", owned, "--grace-period=1", "--wait", seconds=120
+            "delete",
+            "pods,jobs,networkpolicies",
+            "-l",
+            owned,
+            "--grace-period=1",
+            "--wait",
+            seconds=120,
         )
         self.execute(
             "DELETE FROM rollup_minute WHERE minute IN (SELECT date_trunc('minute', created_at)"
             f" FROM posts WHERE source = '{SOURCE}')",
+            f"DELETE FROM shadow_predictions WHERE source = '{SOURCE}'",
             f"DELETE FROM posts WHERE source = '{SOURCE}'",
         )
 
@@ -348,8 +367,12 @@ class Platform:
         assert rows, "every ten minutes of the last six days have posts of others"
         return str(rows[0]["start"])
 
-    def _spec_like(self, deployment: str) -> dict[str, Any]:
-        spec: dict[str, Any] = self.get("deployment", deployment)["spec"]["template"]["spec"]
+    def _spec_like(self, like: str) -> dict[str, Any]:
+        kind, _, name = like.rpartition("/")
+        found = self.get(kind or "deployment", name)["spec"]
+        if kind == "cronjob":
+            found = found["jobTemplate"]["spec"]
+        spec: dict[str, Any] = found["template"]["spec"]
         container = {
             name: value
             for name, value in spec["containers"][0].items()
@@ -386,7 +409,9 @@ class Platform:
 
 
 _SECRET_KEY: Final = re.compile(
-    r"password|secret_access_key|secret-access-key|author_key|jaas|pgpass|uri|\.key$", re.IGNORECASE
+    r"password|secret_access_key|secret-access-key|author_key|corrections_token|webhook_secret"
+    r"|jaas|pgpass|uri|\.key$",
+    re.IGNORECASE,
 )
 
 CONSUMER: Final = "app.kubernetes.io/component=consumer,app.kubernetes.io/part-of=moodstream"

@@ -160,6 +160,7 @@ def test_secrets_are_made_once_and_then_left_alone(api: Api, cluster: Kube) -> N
         "warehouse-mlflow",
         "warehouse-reader",
         "moodstream-author-key",
+        "moodstream-webhook",
     ]
     assert second == []
     assert json.dumps(api.objects, sort_keys=True) == before

@@ -189,6 +189,9 @@ Usage: {{ range include "mlflow.unsafe" $ | fromYamlArray }}
 - "MLflow has no sign-in and no TLS: whoever reaches it can read, change and delete every model, and decide which one is served. Let people in through a proxy that asks who they are."
 {{- if not .Values.networkPolicy.enabled }}
 - "networkPolicy.enabled is false: every pod of the cluster can reach MLflow."
+{{- if .Values.webhooks.secret }}
+- "webhooks.secret is set and networkPolicy.enabled is false: whoever reaches MLflow can have it call any address inside the cluster."
+{{- end }}
 {{- else if .Values.networkPolicy.ingressFrom }}
 - "networkPolicy.ingressFrom lets others in than our own services."
 {{- end }}
