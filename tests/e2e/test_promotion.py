@@ -124,7 +124,9 @@ def versions(platform: Platform, registry: Registry) -> set[str]:
     assert champion is not None
     job = f"e2e-{uuid4().hex[:10]}"
     platform.kubectl("create", "job", job, "--from=cronjob/moodstream-training")
-    platform.kubectl("label", "--overwrite", "job", job, *(f"{name}={value}" for name, value in OWNED.items()))
+    platform.kubectl(
+        "label", "--overwrite", "job", job, *(f"{name}={value}" for name, value in OWNED.items())
+    )
     platform.wait(
         lambda: bool(platform.get("job", job)["status"].get("succeeded")),
         _TRAINING_SECONDS,
