@@ -27,10 +27,13 @@ answers: Counter[str] = Counter()
 last: dict[str, float] = {}
 
 
-def ask(kept: bool) -> None:
+def ask(number: int) -> None:
+    kept = number % 2 == 0
     pool = urllib3.PoolManager(maxsize=1, retries=False, timeout=30.0)
     headers = {} if kept else {"Connection": "close"}
-    while not stop.wait(_CLIENTS / _RATE):
+    due = began + number / _RATE
+    while not stop.wait(max(0.0, due - time.monotonic())):
+        due += _CLIENTS / _RATE
         try:
             answer = pool.request("POST", url, body=_BODY, headers=headers)
         except urllib3.exceptions.HTTPError as exc:
@@ -50,7 +53,7 @@ def alone() -> bool:
 
 
 began = time.monotonic()
-threads = [Thread(target=ask, args=(number % 2 == 0,)) for number in range(_CLIENTS)]
+threads = [Thread(target=ask, args=(number,)) for number in range(_CLIENTS)]
 for thread in threads:
     thread.start()
 while not alone() and time.monotonic() - began < float(most_seconds):
@@ -58,6 +61,11 @@ while not alone() and time.monotonic() - began < float(most_seconds):
 stop.set()
 for thread in threads:
     thread.join()
-sys.stdout.write(
-    json.dumps({"answers": answers, "failures": failures[:20], "seconds": time.monotonic() - began})
-)
+seconds = time.monotonic() - began
+result = {
+    "answers": answers,
+    "failures": failures[:20],
+    "seconds": round(seconds, 1),
+    "per_second": round((answers.total() + len(failures)) / seconds, 1),
+}
+sys.stdout.write(json.dumps(result))
