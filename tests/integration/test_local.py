@@ -32,8 +32,11 @@ def test_what_kafka_acknowledged_is_there_after_a_restart_and_a_kill(
     consumer = make_consumer(kafka.settings, group="reader")
     consumer.subscribe([kafka.settings.posts_topic])
     values: list[bytes | None] = []
-    wait_until(lambda: values.extend(_values(consumer)) or len(values) > 0, 20)
-    consumer.close()
+    try:
+        # A killed broker is let back in once its old session is over: 9 s.
+        wait_until(lambda: values.extend(_values(consumer)) or len(values) > 0, 90)
+    finally:
+        consumer.close()
     assert values == [b"kept"]
 
 

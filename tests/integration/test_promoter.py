@@ -62,6 +62,8 @@ NAME = "sentiment"
 CHALLENGER = "sentiment-challenger"
 SECRET = "of-the-webhook"  # noqa: S105 - of these tests alone
 SECONDS = 120
+# What the promoter logs of the champion without an alias.
+NOTHING_ASKED = '"role": "champion", "detail": "no version has the alias"'
 EXAMPLES = ["The new line is quick and clean, love it :)", "not what I paid for..."]
 
 
@@ -549,7 +551,7 @@ def test_deleting_the_alias_changes_nothing(rig: Rig, seventh: str) -> None:
     before = rig.cluster.service()
 
     rig.registry.no_alias()
-    rig.wait_log('"role": "champion", "detail": "no version has the alias"')
+    rig.wait_log(NOTHING_ASKED)
 
     assert rig.cluster.service() == before
 
@@ -641,7 +643,7 @@ def test_files_that_cannot_be_read_for_now_are_waited_for(
     if rig.registry.state(seventh) == "refused":
         # An empty folder is not an outage: MLflow says that the version has no files.
         rig.registry.no_alias()
-        rig.wait_log("no version has the alias")
+        rig.wait_log(NOTHING_ASKED)
         rig.registry.alias(seventh)
 
     wait_until(lambda: rig.cluster.asked() == seventh, SECONDS)
@@ -665,7 +667,7 @@ def test_of_two_promoters_one_acts_and_the_other_takes_over(rig: Rig, seventh: s
 
 def test_a_signed_word_of_mlflow_makes_it_look_at_once(rig: Rig, seventh: str) -> None:
     rig.start(MOODSTREAM_PROMOTER_POLL_SECONDS="3600", MOODSTREAM_PROMOTER_WEBHOOK_SECRET=SECRET)
-    rig.wait_log("no version has the alias")
+    rig.wait_log(NOTHING_ASKED)
     rig.registry.alias(seventh)
 
     unsigned = _tell(rig, "of-somebody-else")
@@ -710,7 +712,7 @@ def test_without_an_inference_service_or_an_alias_it_waits_ready(rig: Rig) -> No
 
     rig.start()
 
-    rig.wait_log("no version has the alias")
+    rig.wait_log(NOTHING_ASKED)
     rig.wait_status("/readyz", 200)
 
 
