@@ -189,7 +189,7 @@ def train(
 )
 def evaluate(
     data: Annotated[Path, typer.Option(exists=True, help="Labelled posts.")],
-    version: Annotated[str, typer.Option(help="A version's number or alias.")] = "champion",
+    version: Annotated[str, typer.Option(help="A version's number or alias.")] = CHAMPION,
     as_json: Json = False,
 ) -> None:
     """Measures a version of the model on labelled posts, with the code that the predictor runs."""
@@ -221,7 +221,7 @@ def predict(
             scored = client.score(texts)
             probabilities, version = scored.probabilities, scored.model_version
         else:
-            model = _registered("champion")
+            model = _registered(CHAMPION)
             probabilities, version = model.predict(texts), model.version
     rows = zip(
         texts, labels_of(probabilities), scores_of(probabilities), probabilities, strict=True

@@ -7,11 +7,11 @@ from typing import Final
 from services.cluster import kube
 from services.cluster.kube import Kube, Object, Resource
 from services.cluster.options import NAMESPACE
+from services.core.contract import VERSION_ANNOTATION
 
 INFERENCE_SERVICE: Final = "sentiment"
 PREDICTOR: Final = "predictor"
 """Our own address of the model server: KServe's own changes its name."""
-MODEL_VERSION: Final = "moodstream.io/model-version"
 _HEALTHY: Final = "Cluster in healthy state"
 _OURS: Final = "app.kubernetes.io/part-of=moodstream"
 _COMPONENT: Final = "app.kubernetes.io/component"
@@ -99,7 +99,7 @@ def model(cluster: Kube, wanted: str | None) -> str | None:
 
 def assigned_version(service: Object) -> str | None:
     """The model version that the promoter has given to the InferenceService."""
-    version = (service["metadata"].get("annotations") or {}).get(MODEL_VERSION)
+    version = (service["metadata"].get("annotations") or {}).get(VERSION_ANNOTATION)
     return str(version) if version else None
 
 

@@ -43,6 +43,8 @@ ROLLOUT_REASON_TAG: Final = "moodstream.rollout.reason"
 """Why, in a sentence."""
 ROLLOUT_AT_TAG: Final = "moodstream.rollout.at"
 """Since when, ISO 8601, UTC."""
+VERSION_ANNOTATION: Final = "moodstream.io/model-version"
+"""On an InferenceService, handed by KServe to its pods: the version that they say they are."""
 
 INPUT_NAME: Final = "text"
 """V2 input tensor: BYTES [n], UTF-8 texts."""

@@ -14,11 +14,11 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException, ConflictException, NotFoundException
 
+from services.core.contract import VERSION_ANNOTATION
 from services.core.errors import SettingsError, TemporaryError
 from services.promoter.decide import (
     STARTED_ANNOTATION,
     STOP_ANNOTATION,
-    VERSION_ANNOTATION,
     Model,
     Target,
     target_of,

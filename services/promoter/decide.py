@@ -17,12 +17,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from services.core.contract import RolloutState
+from services.core.contract import VERSION_ANNOTATION, RolloutState
 from services.core.errors import MoodstreamError
 from services.core.gate import Verdict
 
-VERSION_ANNOTATION: Final = "moodstream.io/model-version"
-"""On the InferenceService, handed by KServe to its pods: the version that they say they are."""
 STARTED_ANNOTATION: Final = "moodstream.io/rollout-started"
 """On the InferenceService: when that version was set, ISO 8601, UTC."""
 STOP_ANNOTATION: Final = "serving.kserve.io/stop"

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from services.core.contract import RolloutState
+from services.core.contract import VERSION_ANNOTATION, RolloutState
 from services.core.gate import Check, Verdict
 from services.promoter.decide import (
     STARTED_ANNOTATION,
     STOP_ANNOTATION,
-    VERSION_ANNOTATION,
     Examine,
     GiveUp,
     Model,
