@@ -81,11 +81,11 @@ k9s: ## k9s with our views and plugins (Shift-D, Shift-P, Shift-R)
 	@manifests/k9s/run "$(CLUSTER)" "$(KUBE_CONTEXT)"
 
 .PHONY: images
-images: ## Build our images; their names are printed
+images: $(DEMO_READY) ## Build our images; their names are printed
 	@images/build $(ARGS)
 
 .PHONY: images-push
-images-push: ## Build our images for amd64 and arm64 and push them; REGISTRY
+images-push: $(DEMO_READY) ## Build our images for amd64 and arm64 and push them; REGISTRY
 	@images/build --push "$(or $(REGISTRY),$(error say where to: make images-push REGISTRY=registry.example.com/moodstream))"
 
 .PHONY: pin
@@ -138,6 +138,10 @@ docs: $(DEV_READY) ## Write docs/settings.md and the charts' tables of values fr
 	@$(BIN)/python -m docs.reference
 	@$(BIN)/python -m docs.charts
 
+.PHONY: screenshots
+screenshots: $(DEV_READY) ## Take the dashboard's pictures for the docs; needs Chromium
+	@$(BIN)/python -m docs.screenshots
+
 .PHONY: format
 format: $(DEV_READY) ## Rewrite the code in the project's format
 	@$(BIN)/ruff check --fix .
@@ -150,7 +154,7 @@ requirements: $(DEV_READY) ## Compile requirements/*.in into hashed *.txt
 .PHONY: clean
 clean: ## Remove .venv, caches and what the demo keeps
 	@if [[ -x $(BIN)/moodstream ]]; then $(BIN)/moodstream clean; fi
-	@rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf services/dashboard/static/lib $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find services training tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.uv-installed: requirements/bootstrap.txt
@@ -163,10 +167,11 @@ $(VENV)/.uv-installed: requirements/bootstrap.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@touch $@
 
-$(DEMO_READY): $(VENV)/.uv-installed requirements/demo.txt pyproject.toml
+$(DEMO_READY): $(VENV)/.uv-installed requirements/demo.txt pyproject.toml versions.env
 	@echo "installing requirements/demo.txt (the first time downloads about 500 MB)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/demo.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m services.local.libraries
 	@touch $@
 
 $(DEV_READY): $(DEMO_READY) requirements/dev.txt

@@ -18,12 +18,16 @@ from services.core.settings import (
     ServiceSettings,
 )
 from services.dashboard.settings import DashboardSettings
+from services.etl.airtable import AirtableSettings
+from services.etl.hyper import HyperSettings
+from services.etl.settings import AwsSettings, BackfillSettings, LakeSettings
 from services.local.settings import LocalSettings
 from services.maintenance.settings import (
     CheckSettings,
     MaintenanceSettings,
     RetentionSettings,
 )
+from services.notifier.settings import NotifierSettings
 from services.predictor.examiner import ExaminerSettings
 from services.predictor.settings import PredictorSettings
 from services.producer.settings import (
@@ -52,6 +56,12 @@ GROUPS: Final[tuple[type[BaseSettings], ...]] = (
     PredictorSettings,
     ExaminerSettings,
     DashboardSettings,
+    NotifierSettings,
+    LakeSettings,
+    AwsSettings,
+    BackfillSettings,
+    AirtableSettings,
+    HyperSettings,
     MLflowSettings,
     TrainingSettings,
     DriftSettings,
@@ -94,7 +104,7 @@ def _section(group: type[BaseSettings]) -> str:
 def _default(value: object) -> str:
     if value is PydanticUndefined:
         return "required"
-    if value in (None, "", ()) or isinstance(value, SecretStr):
+    if value in (None, "", (), frozenset()) or isinstance(value, SecretStr):
         return "unset"
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return f"`{text.replace(f'{_ROOT}/', '')}`"

@@ -14,10 +14,17 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from sqlalchemy import URL
 
-from services.core.errors import TemporaryError
+from services.core.errors import MoodstreamError, TemporaryError
 from services.core.settings import PostgresSettings
 
-__all__ = ["Connection", "Cursor", "connect", "sqlalchemy_url", "transaction"]
+__all__ = [
+    "Connection",
+    "Cursor",
+    "NotAllowedError",
+    "connect",
+    "sqlalchemy_url",
+    "transaction",
+]
 
 _CONNECT_SECONDS: Final = 5
 _TCP_USER_TIMEOUT_MILLISECONDS: Final = 10_000
@@ -30,6 +37,10 @@ _OUTAGES: Final = (psycopg2.OperationalError, psycopg2.InterfaceError, psycopg2.
 """Errors of the surroundings, not of the data: lost connections, shutdowns, deadlocks, full disks,
 read-only servers.
 """
+
+
+class NotAllowedError(MoodstreamError):
+    """The role may not do this; the message names the table."""
 
 
 def connect(settings: PostgresSettings, application: str) -> Connection:
@@ -73,10 +84,10 @@ def sqlalchemy_url(settings: PostgresSettings) -> URL:
 def transaction(connection: Connection, deadline_seconds: float) -> Iterator[Cursor]:
     """One transaction: committed at the end of the block, rolled back on any error.
 
-    Raises TemporaryError when the server is away, refuses for now, or has not finished at the
-    deadline. The outcome of a commit that was cut off is unknown: the caller must be able to repeat
-    the block. The connection is closed after a TemporaryError, because the library keeps calling a
-    dead one open.
+    Raises NotAllowedError, or TemporaryError when the server is away, refuses for now, or has not
+    finished at the deadline. The outcome of a commit that was cut off is unknown: the caller must
+    be able to repeat the block. The connection is closed after a TemporaryError, because the
+    library keeps calling a dead one open.
     """
     timer = Timer(deadline_seconds, _cut, (connection,))
     timer.daemon = True
@@ -94,6 +105,9 @@ def transaction(connection: Connection, deadline_seconds: float) -> Iterator[Cur
     except (*_OUTAGES, psycopg2.errors.ReadOnlySqlTransaction) as exc:
         connection.close()
         raise TemporaryError(f"PostgreSQL: {exc}".strip()) from exc
+    except psycopg2.errors.InsufficientPrivilege as exc:
+        connection.rollback()
+        raise NotAllowedError(f"PostgreSQL: {str(exc).splitlines()[0]}") from exc
     except BaseException:
         connection.rollback()
         raise

@@ -1,15 +1,17 @@
 """The dashboard: one live page, and the JSON it is made from."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event, Lock
-from typing import Final
+from typing import Annotated, Final
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -18,9 +20,12 @@ from prometheus_client.registry import Collector
 from pydantic import AwareDatetime, ValidationError
 
 from services.core import lifecycle
-from services.core.errors import TemporaryError
-from services.core.settings import PostgresSettings, ServiceSettings, load
-from services.dashboard import access, corrections
+from services.core.errors import MoodstreamError, TemporaryError
+from services.core.postgres import NotAllowedError
+from services.core.rules import RulesError
+from services.core.settings import InferenceSettings, PostgresSettings, ServiceSettings, load
+from services.dashboard import corrections, explain, exports, history, rules
+from services.dashboard.access import COOKIE, AccessError, Guard, Visitor, editor, viewer, visitor
 from services.dashboard.corrections import Correction
 from services.dashboard.queries import Models, Promotion, Snapshot, Warehouse
 from services.dashboard.settings import DashboardSettings
@@ -31,10 +36,22 @@ _STREAMS_END_SECONDS: Final = 2
 """How long a stop waits for open pages, which are told to end."""
 
 _MOST_CORRECTION_BYTES: Final = 8_192
-_REFUSED: Final = {corrections.UnknownPostsError: 404, corrections.ForbiddenError: 403}
+_COMPRESSED_FROM_BYTES: Final = 1_000
+_COOKIE_SECONDS: Final = 30 * 24 * 3600
+_STATUSES: Final[dict[type[MoodstreamError], int]] = {
+    TemporaryError: 503,
+    history.BadRequestError: 422,
+    corrections.UnknownPostsError: 404,
+    corrections.ForbiddenError: 403,
+    rules.InvalidRuleError: 422,
+    RulesError: 422,
+    rules.NoSuchError: 404,
+    NotAllowedError: 403,
+}
 
 _HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -73,21 +90,24 @@ class DriftGauges(Collector):
 
 
 def create_app(
-    warehouse: Warehouse,
-    correct: Callable[[Correction], None],
-    token: str | None,
+    postgres: PostgresSettings,
+    guard: Guard,
+    routers: Sequence[APIRouter],
     stopping: Callable[[], bool],
 ) -> FastAPI:
-    """The web application over one warehouse.
+    """The web application over one warehouse, with further routers.
 
-    `correct` stores a correction; `token` is what one must carry, None: only from this machine.
     Open streams end once `stopping` says so.
     """
-    app = FastAPI(title="moodstream", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="moodstream", openapi_url="/api/openapi.json", docs_url=None, redoc_url=None
+    )
+    app.state.guard = guard
+    warehouse = Warehouse(postgres)
     drift = CollectorRegistry()
     drift.register(DriftGauges(warehouse))
-    one_at_a_time = Lock()
     app.mount("/static", StaticFiles(directory=_STATIC))
+    app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES)
 
     @app.middleware("http")
     async def protect(
@@ -97,72 +117,35 @@ def create_app(
         response.headers.update(_HEADERS)
         return response
 
-    @app.exception_handler(TemporaryError)
-    async def away(request: Request, exc: Exception) -> JSONResponse:
-        return JSONResponse({"problem": str(exc)}, status_code=503)
+    @app.exception_handler(MoodstreamError)
+    async def failed(request: Request, exc: MoodstreamError) -> JSONResponse:
+        if isinstance(exc, AccessError):
+            return _problem(exc.status, str(exc))
+        status = next((_STATUSES[kind] for kind in type(exc).__mro__ if kind in _STATUSES), 500)
+        return _problem(status, str(exc))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
+        return _problem(
+            422, "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in exc.errors())
+        )
 
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(_STATIC / "index.html")
+    async def page(request: Request, token: str | None = None) -> Response:
+        """The page. A token in its address becomes a cookie, or it would be copied with it."""
+        if token is None:
+            return FileResponse(_STATIC / "index.html")
+        answer = RedirectResponse(str(request.url.remove_query_params("token")), status_code=303)
+        secure = request.url.scheme == "https"
+        answer.set_cookie(
+            COOKIE, token, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", secure=secure
+        )
+        return answer
 
-    @app.get("/api/snapshot")
-    def snapshot() -> Snapshot:
-        """Everything on the page, as of one moment."""
-        return warehouse.snapshot()
-
-    @app.get("/api/live", response_class=EventSourceResponse)
-    async def live() -> AsyncIterator[ServerSentEvent]:
-        """A stream of snapshots, one a second; event `problem` while the database is away."""
-        while not stopping():
-            try:
-                taken = await run_in_threadpool(warehouse.snapshot)
-            except TemporaryError as exc:
-                yield ServerSentEvent(event="problem", data={"problem": str(exc)})
-            else:
-                yield ServerSentEvent(event="snapshot", data=taken)
-            await asyncio.sleep(_REFRESH_SECONDS)
-
-    @app.get("/api/models")
-    def models() -> Models:
-        """Champion, challenger, and how they compare on the posts that both scored."""
-        return warehouse.snapshot().models
-
-    @app.get("/api/promotions")
-    def promotions(since: AwareDatetime | None = None) -> list[Promotion]:
-        """What happened to model versions since a moment, oldest first; the newest 1,000."""
-        return warehouse.promotions(since)
-
-    @app.get("/api/corrections")
-    def who_may_correct(request: Request) -> dict[str, str]:
-        """Whether this client may correct labels: open, token or closed."""
-        client = request.client.host if request.client else None
-        return {"access": access.access(client, request.headers, token)}
-
-    @app.post("/api/corrections", status_code=201)
-    async def store_correction(request: Request) -> Response:
-        """Stores what a person says a post's label is: {source, id, label, by}."""
-        client = request.client.host if request.client else None
-        if refused := access.refusal(client, request.headers, token):
-            return _problem(refused.status, refused.problem)
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MOST_CORRECTION_BYTES:
-                return _problem(413, f"a correction has at most {_MOST_CORRECTION_BYTES} bytes")
-        try:
-            correction = Correction.model_validate_json(bytes(body))
-        except ValidationError as exc:
-            return _problem(422, corrections.reasons(exc))
-
-        def store() -> None:
-            with one_at_a_time:
-                correct(correction)
-
-        try:
-            await run_in_threadpool(store)
-        except (corrections.UnknownPostsError, corrections.ForbiddenError) as exc:
-            return _problem(_REFUSED[type(exc)], str(exc))
-        return JSONResponse(correction.model_dump(), status_code=201)
+    @app.get("/api/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        """The API for people."""
+        return FileResponse(_STATIC / "api.html")
 
     @app.get("/livez", include_in_schema=False)
     async def livez() -> PlainTextResponse:
@@ -181,7 +164,82 @@ def create_app(
         found = generate_latest() + generate_latest(drift)
         return Response(found, media_type=CONTENT_TYPE_LATEST)
 
+    @app.get("/api/me")
+    def me(who: Annotated[Visitor, Depends(visitor)]) -> Visitor:
+        """What this client may do: its role (viewer, editor or none) and how it comes to write."""
+        return who
+
+    app.include_router(_live(warehouse, stopping))
+    app.include_router(_corrections(postgres))
+    for router in routers:
+        app.include_router(router)
     return app
+
+
+def _live(warehouse: Warehouse, stopping: Callable[[], bool]) -> APIRouter:
+    """What changes every second."""
+    api = APIRouter(prefix="/api", dependencies=[Depends(viewer)], tags=["live"])
+
+    @api.get("/snapshot")
+    def snapshot() -> Snapshot:
+        """Everything on the page, as of one moment."""
+        return warehouse.snapshot()
+
+    @api.get("/live", response_class=EventSourceResponse)
+    async def live() -> AsyncIterator[ServerSentEvent]:
+        """A stream of snapshots, one a second; event `problem` while the database is away."""
+        while not stopping():
+            try:
+                taken = await run_in_threadpool(warehouse.snapshot)
+            except TemporaryError as exc:
+                yield ServerSentEvent(event="problem", data={"problem": str(exc)})
+            else:
+                yield ServerSentEvent(event="snapshot", data=taken)
+            await asyncio.sleep(_REFRESH_SECONDS)
+
+    @api.get("/models")
+    def models() -> Models:
+        """Champion, challenger, and how they compare on the posts that both scored."""
+        return warehouse.snapshot().models
+
+    @api.get("/promotions")
+    def promotions(since: AwareDatetime | None = None) -> list[Promotion]:
+        """What happened to model versions since a moment, oldest first; the newest 1,000."""
+        return warehouse.promotions(since)
+
+    return api
+
+
+def _corrections(postgres: PostgresSettings) -> APIRouter:
+    """What people say a post's label is."""
+    api = APIRouter(prefix="/api", tags=["corrections"])
+    one_at_a_time = Lock()
+
+    @api.post("/corrections", status_code=201)
+    async def correct(request: Request, who: Annotated[Visitor, Depends(editor)]) -> Response:
+        """Stores what a person says a post's label is: {source, id, label, by}. Somebody whom a
+        proxy has signed in corrects under that name.
+        """
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST_CORRECTION_BYTES:
+                return _problem(413, f"a correction has at most {_MOST_CORRECTION_BYTES} bytes")
+        try:
+            correction = Correction.model_validate_json(bytes(body))
+        except ValidationError as exc:
+            return _problem(422, corrections.reasons(exc))
+        if who.user is not None:
+            correction = correction.model_copy(update={"by": who.user})
+
+        def store() -> None:
+            with one_at_a_time:
+                corrections.store(postgres, [correction])
+
+        await run_in_threadpool(store)
+        return JSONResponse(correction.model_dump(), status_code=201)
+
+    return api
 
 
 def _problem(status: int, problem: str) -> JSONResponse:
@@ -195,13 +253,15 @@ def main() -> None:
 
 
 def _run(service: ServiceSettings, stop: Event) -> None:
-    postgres, token = load(PostgresSettings), load(DashboardSettings).corrections_token
-    app = create_app(
-        Warehouse(postgres),
-        lambda correction: corrections.store(postgres, [correction]),
-        token.get_secret_value() if token else None,
-        lambda: server.should_exit,
-    )
+    postgres = load(PostgresSettings)
+    reader = history.Reader(postgres)
+    routers = [
+        history.router(reader),
+        rules.router(postgres, reader),
+        explain.router(explain.Explainer(load(InferenceSettings), reader)),
+        exports.router(postgres),
+    ]
+    app = create_app(postgres, Guard(load(DashboardSettings)), routers, lambda: server.should_exit)
     config = uvicorn.Config(
         app,
         host=service.bind,

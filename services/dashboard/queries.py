@@ -146,11 +146,11 @@ class Snapshot(BaseModel):
     taken_at: datetime
     """By the database's clock, UTC."""
     minutes: list[Counts]
-    """All topics together, the last 60 minutes that have posts, oldest first."""
+    """All topics together, the 60 minutes up to the newest that has posts, oldest first."""
     days: list[Counts]
-    """All topics together, the last 30 days that have posts, oldest first."""
+    """All topics together, the 30 days up to the newest that has posts, oldest first."""
     topics: list[Counts]
-    """Each topic's newest day, most posts first."""
+    """Each topic on the newest day, most posts first."""
     newest: list[NewPost]
     """Newest first."""
     dead_letters: dict[str, int]
@@ -165,21 +165,35 @@ class Snapshot(BaseModel):
 
 
 _COUNTS = "posts, negative, neutral, positive, unscored, average_score"
+_SUMS = """
+sum(posts) AS posts, sum(negative) AS negative, sum(neutral) AS neutral, sum(positive) AS positive,
+sum(unscored) AS unscored, sum(score_sum) / nullif(sum(posts - unscored), 0) AS average_score
+"""
 
+# The newest stretch that has posts, so that yesterday's replay is shown too. Bounded on both sides,
+# or the views would add up the whole history.
 _MINUTES = f"""
-SELECT topic, minute AS start, {_COUNTS} FROM sentiment_by_minute WHERE topic = %s
-ORDER BY minute DESC LIMIT %s
+SELECT topic, minute AS start, {_COUNTS} FROM sentiment_by_minute
+WHERE topic = %(all)s AND minute > (
+    SELECT max(minute) FROM rollup_minute WHERE topic = %(all)s
+) - make_interval(mins => %(most)s)
+ORDER BY minute
 """  # noqa: S608 - constant columns
 
 _DAYS = f"""
-SELECT topic, day::timestamp AT TIME ZONE 'UTC' AS start, {_COUNTS} FROM sentiment_by_day
-WHERE topic = %s ORDER BY day DESC LIMIT %s
+SELECT %(all)s AS topic, date_trunc('day', hour, 'UTC') AS start, {_SUMS} FROM rollup_hour
+WHERE topic = %(all)s AND hour >= date_trunc('day', (
+    SELECT max(hour) FROM rollup_hour WHERE topic = %(all)s
+), 'UTC') - make_interval(days => %(most)s - 1)
+GROUP BY 2 HAVING sum(posts) > 0 ORDER BY 2
 """  # noqa: S608 - constant columns
 
 _TOPICS = f"""
-SELECT topic, day::timestamp AT TIME ZONE 'UTC' AS start, {_COUNTS} FROM sentiment_by_day
-WHERE topic <> %s AND day = (SELECT max(day) FROM sentiment_by_day)
-ORDER BY posts DESC, topic LIMIT %s
+SELECT topic, date_trunc('day', min(hour), 'UTC') AS start, {_SUMS} FROM rollup_hour
+WHERE topic <> %(all)s AND hour >= date_trunc('day', (
+    SELECT max(hour) FROM rollup_hour WHERE topic = %(all)s
+), 'UTC')
+GROUP BY topic HAVING sum(posts) > 0 ORDER BY posts DESC, topic LIMIT %(most)s
 """  # noqa: S608 - constant columns
 
 _NEWEST = """
@@ -307,14 +321,14 @@ class Warehouse:
 
     def _take(self) -> Snapshot:
         with transaction(self._open(), _QUERY_SECONDS) as cursor:
-            minutes = _rows(cursor, _MINUTES, ALL_TOPICS, _MINUTES_SHOWN)[::-1]
+            minutes = _rows(cursor, _MINUTES, {"all": ALL_TOPICS, "most": _MINUTES_SHOWN})
             first = minutes[0]["start"] if minutes else None
             return Snapshot.model_validate(
                 {
                     "taken_at": _rows(cursor, "SELECT clock_timestamp() AS now")[0]["now"],
                     "minutes": minutes,
-                    "days": _rows(cursor, _DAYS, ALL_TOPICS, _DAYS_SHOWN)[::-1],
-                    "topics": _rows(cursor, _TOPICS, ALL_TOPICS, _TOPICS_SHOWN),
+                    "days": _rows(cursor, _DAYS, {"all": ALL_TOPICS, "most": _DAYS_SHOWN}),
+                    "topics": _rows(cursor, _TOPICS, {"all": ALL_TOPICS, "most": _TOPICS_SHOWN}),
                     "newest": _rows(cursor, _NEWEST, _NEWEST_SHOWN),
                     "dead_letters": {
                         row["reason"]: row["records"] for row in _rows(cursor, _DEAD_LETTERS)

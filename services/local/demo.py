@@ -143,7 +143,7 @@ class _Demo:
         )
         with screen.step(f"promoter and predictor: {MODEL_NAME} version {version}"):
             self._promote(mlflow, addresses)
-        with screen.step("consumer and dashboard"):
+        with screen.step("consumer, notifier and dashboard"):
             self._start_readers(addresses)
         probe = Probe(kafka.settings, postgres.settings, CONSUMER_GROUP)
         self._stack.callback(probe.close)
@@ -212,6 +212,7 @@ class _Demo:
         settings = self._settings
         commands = [
             (workloads.dashboard(settings, addresses), settings.dashboard_port),
+            (workloads.notifier(settings, addresses), settings.notifier_port),
             *(
                 (workloads.consumer(settings, addresses, n), settings.consumer_port + n)
                 for n in range(self._options.consumers)
@@ -319,6 +320,7 @@ def _describe(
             "predictor": f"{addresses.inference.url}/v2/models/{MODEL_NAME}/ready",
             "dashboard": _readyz(settings.dashboard_port),
             "consumer": _readyz(settings.consumer_port),
+            "notifier": _readyz(settings.notifier_port),
             "producer": _readyz(settings.producer_port),
         },
         urls={

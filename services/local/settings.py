@@ -42,6 +42,8 @@ class LocalSettings(BaseSettings):
     """Dashboard: web page and its JSON."""
     producer_port: int = Field(default=18100, ge=1, le=65535)
     """Health and metrics of the producer."""
+    notifier_port: int = Field(default=18110, ge=1, le=65535)
+    """Health and metrics of the notifier."""
     consumer_port: int = Field(default=18200, ge=1, le=65000)
     """Health and metrics of the first consumer; each further one takes the next port."""
 

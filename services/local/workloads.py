@@ -117,6 +117,15 @@ def dashboard(settings: LocalSettings, addresses: Addresses) -> Command:
     return _service("dashboard", settings.dashboard_port, addresses.environment())
 
 
+def notifier(settings: LocalSettings, addresses: Addresses) -> Command:
+    """Watches the rules and tells people; its channels are in the home folder's channels.yaml."""
+    environment = addresses.environment()
+    channels = settings.home / "channels.yaml"
+    if channels.is_file():
+        environment["MOODSTREAM_NOTIFIER_CHANNELS"] = str(channels)
+    return _service("notifier", settings.notifier_port, environment)
+
+
 def consumer(settings: LocalSettings, addresses: Addresses, number: int) -> Command:
     """One of several consumers, counted from 0."""
     name = "consumer" if number == 0 else f"consumer-{number + 1}"

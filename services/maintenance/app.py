@@ -19,7 +19,7 @@ from services.core.warehouse import upgrade
 from services.maintenance import check
 from services.maintenance.patience import patiently
 from services.maintenance.prune import prune
-from services.maintenance.rights import allow_corrections
+from services.maintenance.rights import allow_dashboard
 from services.maintenance.settings import MaintenanceSettings, RetentionSettings
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ def main() -> None:
 def _migrate() -> Mapping[str, Any]:
     postgres, settings = load(PostgresSettings), load(MaintenanceSettings)
     result: dict[str, Any] = {"schema": patiently(lambda: upgrade(postgres), settings.wait_seconds)}
-    if role := settings.correcting_role:
-        granted = patiently(lambda: allow_corrections(postgres, role), settings.wait_seconds)
-        result["may_correct"] = role if granted else None
+    if role := settings.dashboard_role:
+        granted = patiently(lambda: allow_dashboard(postgres, role), settings.wait_seconds)
+        result["dashboard_may_write"] = role if granted else None
     return result
 
 

@@ -13,9 +13,9 @@ class MaintenanceSettings(BaseSettings):
 
     wait_seconds: float = Field(default=60.0, ge=0)
     """How long `migrate` and `check` wait for what does not answer yet."""
-    correcting_role: str | None = None
-    """Role that `migrate` gives the right to write corrections: the dashboard's, where that one may
-    otherwise only read.
+    dashboard_role: str | None = None
+    """Role that `migrate` lets write corrections and rules: the dashboard's, where that one is not
+    the owner.
     """
 
 

@@ -16,7 +16,7 @@ from services.core.postgres import connect, transaction
 from services.core.settings import PostgresSettings
 from services.dashboard.corrections import Correction, ForbiddenError, store
 from services.local.postgres import _SUPERUSER, Postgres
-from services.maintenance.rights import allow_corrections
+from services.maintenance.rights import allow_dashboard
 from tests.integration.conftest import PostgresHandle
 from tests.integration.test_dashboard import serving
 from tests.integration.test_dashboard import store as store_posts
@@ -122,7 +122,7 @@ def test_a_page_from_elsewhere_stores_nothing(postgres: PostgresHandle) -> None:
 def test_with_a_token_everybody_needs_it(postgres: PostgresHandle) -> None:
     store_posts(postgres, ["fine"])
 
-    with serving(postgres, DASHBOARD_CORRECTIONS_TOKEN=TOKEN) as url:
+    with serving(postgres, DASHBOARD_EDITOR_TOKEN=TOKEN) as url:
         without = post(url, CORRECTION)[0]
         wrong = post(url, CORRECTION, Authorization="Bearer something-else")[0]
         right = post(url, CORRECTION, Authorization=f"Bearer {TOKEN}")[0]
@@ -150,17 +150,17 @@ def test_a_role_that_may_only_read_corrects_once_the_migration_lets_it(
         store(role, [correction])
 
     migrated = result(
-        maintain("migrate", postgres.settings, MOODSTREAM_MAINTENANCE_CORRECTING_ROLE=role.user)
+        maintain("migrate", postgres.settings, MOODSTREAM_MAINTENANCE_DASHBOARD_ROLE=role.user)
     )
     store(role, [correction])
 
-    assert migrated["may_correct"] == role.user
-    assert allow_corrections(postgres.settings, role.user)
+    assert migrated["dashboard_may_write"] == role.user
+    assert allow_dashboard(postgres.settings, role.user)
     assert len(stored(postgres)) == 1
 
 
 def test_a_role_that_is_not_there_does_not_hold_up_the_migration(postgres: PostgresHandle) -> None:
-    assert not allow_corrections(postgres.settings, "nobody'; DROP TABLE posts; --")
+    assert not allow_dashboard(postgres.settings, "nobody'; DROP TABLE posts; --")
 
 
 def correct(postgres: PostgresHandle, home: Path, text: str, by: str = "Ada") -> Result:

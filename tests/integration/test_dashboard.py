@@ -387,7 +387,7 @@ def test_the_page_asks_for_the_token_and_says_when_it_is_wrong(
 ) -> None:
     store(postgres, ["fine"])
 
-    with serving(postgres, DASHBOARD_CORRECTIONS_TOKEN=TOKEN) as url:
+    with serving(postgres, DASHBOARD_EDITOR_TOKEN=TOKEN) as url:
         page.goto(url)
         for token in ("wrong", TOKEN):
             page.locator("#newest summary").click()
@@ -396,7 +396,7 @@ def test_the_page_asks_for_the_token_and_says_when_it_is_wrong(
             page.get_by_label("Token").fill(token)
             page.get_by_role("button", name="Go on").click()
             if token != TOKEN:
-                expect(page.locator("#correcting")).to_contain_text("needs the token")
+                expect(page.locator("#correcting")).to_contain_text("needs the editor's token")
                 page.mouse.move(0, 0)
                 page.locator("h1").click()
                 page.evaluate("document.activeElement.blur()")
@@ -407,12 +407,34 @@ def test_the_page_asks_for_the_token_and_says_when_it_is_wrong(
 
 
 def test_a_page_that_may_not_correct_shows_no_controls(
-    url: str, page: Page, postgres: PostgresHandle
+    page: Page, postgres: PostgresHandle
 ) -> None:
     store(postgres, ["fine"])
     page.set_extra_http_headers({"X-Forwarded-For": "10.0.0.1"})
 
-    page.goto(url)
+    with serving(postgres, DASHBOARD_READING="open") as url:
+        page.goto(url)
 
-    expect(page.locator("#newest li")).to_have_count(1)
-    expect(page.locator("#newest summary")).to_have_count(0)
+        expect(page.locator("#newest li")).to_have_count(1)
+        expect(page.locator("#newest summary")).to_have_count(0)
+        page.goto("about:blank")
+
+
+def test_a_token_in_the_pages_address_becomes_a_cookie(
+    page: Page, postgres: PostgresHandle
+) -> None:
+    store(postgres, ["fine"])
+    page.set_extra_http_headers({"X-Forwarded-For": "10.0.0.1"})
+
+    with serving(postgres, DASHBOARD_VIEWER_TOKEN=TOKEN) as url:
+        refused = [status(f"{url}{path}") for path in ("/api/snapshot", "/api/series?token=wrong")]
+        by_address = status(f"{url}/api/series?token={TOKEN}")
+        page.goto(f"{url}/?token={TOKEN}")
+        expect(page.locator("#newest li")).to_have_count(1)
+        address, cookies = page.url, page.evaluate("document.cookie")
+        page.goto("about:blank")
+
+    assert by_address == 200
+    assert refused == [200, 200]  # From this machine; the page's requests are from elsewhere.
+    assert TOKEN not in address
+    assert TOKEN not in cookies

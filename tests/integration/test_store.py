@@ -1,7 +1,7 @@
 """The storing stage on a real PostgreSQL: what two writers do to each other."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -95,3 +95,51 @@ def test_a_schema_that_is_too_old_is_worth_waiting_for_and_says_what_to_do(
         cursor.execute("SELECT * FROM of_a_later_release")
 
     assert connection.closed
+
+
+def test_the_hours_follow_the_minutes_whoever_changes_them(postgres: PostgresHandle) -> None:
+    def ask(sql: str) -> list[tuple[object, ...]]:
+        connection = connect(postgres.settings, "test")
+        with transaction(connection, 10) as cursor:
+            cursor.execute(sql)
+            rows = cursor.fetchall() if cursor.description else []
+        connection.close()
+        return rows
+
+    hours = "SELECT topic, hour, posts, positive, average_score FROM sentiment_by_hour ORDER BY 1"
+    store = Store(postgres.settings, "group")
+    store.place("posts", 0, 0, 5)
+    store.write(batch([1, 2, 3]))
+    store.write(batch([3, 4], start=3))
+    stored = ask(hours)
+    ask("UPDATE rollup_minute SET posts = posts + 1, positive = positive + 1")
+    ask(
+        "UPDATE rollup_minute SET minute = date_trunc('hour', minute) - interval '90 minutes', "
+        "topic = 'moved'"
+    )
+    moved = ask(hours)
+    wrong = ask("SELECT topic, minute FROM rollup_errors WHERE expected->>'hour' IS NOT NULL")
+    ask("DELETE FROM rollup_minute")
+
+    hour = NOW.replace(minute=0, second=0, microsecond=0)
+    assert [row[:4] for row in stored] == [("*", hour, 4, 4)]
+    assert float(str(stored[0][4])) == pytest.approx(0.6)
+    assert [row[:4] for row in moved] == [("moved", hour - timedelta(hours=2), 5, 5)]
+    assert wrong == []
+    assert ask(hours) == []
+    store.close()
+
+
+def test_an_hour_that_is_not_the_sum_of_its_minutes_is_an_error(postgres: PostgresHandle) -> None:
+    store = Store(postgres.settings, "group")
+    store.place("posts", 0, 0, 3)
+    store.write(batch([1, 2, 3]))
+    store.close()
+    connection = connect(postgres.settings, "test")
+    with transaction(connection, 10) as cursor:
+        cursor.execute("UPDATE rollup_hour SET posts = posts + 1")
+        cursor.execute("SELECT topic, expected->>'posts', found->>'posts' FROM rollup_errors")
+        wrong = cursor.fetchall()
+    connection.close()
+
+    assert wrong == [("*", "3", "4")]

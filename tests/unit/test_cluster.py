@@ -159,7 +159,9 @@ def test_secrets_are_made_once_and_then_left_alone(api: Api, cluster: Kube) -> N
         "object-store",
         "warehouse-mlflow",
         "warehouse-reader",
+        "warehouse-dashboard",
         "moodstream-author-key",
+        "moodstream-editor",
         "moodstream-webhook",
     ]
     assert second == []
@@ -184,9 +186,9 @@ def test_no_two_secrets_share_a_value_and_each_stands_in_a_url(api: Api, cluster
         base64.b64decode(value).decode()
         for thing in api.objects.values()
         for key, value in thing["data"].items()
-        if key in ("password", "AWS_SECRET_ACCESS_KEY", "author_key")
+        if key in ("password", "AWS_SECRET_ACCESS_KEY", "author_key", "editor_token")
     ]
-    assert len(set(passwords)) == 4
+    assert len(set(passwords)) == 6
     assert all(password.isalnum() and len(password) >= 32 for password in passwords)
 
 
@@ -517,7 +519,16 @@ def test_the_status_has_every_figure_that_could_be_found_out(
     api: Api, cluster: Kube, tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status, "_MEASURED_SECONDS", 0.1)
-    figures = '{"stored": 40, "dead_lettered": 2, "newest_age_seconds": 1.5}'
+    figures = json.dumps(
+        {
+            "stored": 40,
+            "dead_lettered": 2,
+            "newest_age_seconds": 1.5,
+            "open_alerts": 1,
+            "undelivered": 3,
+            "lake_until": "2026-11-22",
+        }
+    )
     program(tools, "kubectl", f"echo '{figures}'")
     labels = {"cnpg.io/cluster": "warehouse", "cnpg.io/instanceRole": "primary"}
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
@@ -540,8 +551,33 @@ def test_the_status_has_every_figure_that_could_be_found_out(
     assert (report.stored, report.dead_lettered, report.rows_a_minute) == (40, 2, 0.0)
     assert report.summary()["lag"] == "300 or more"
     assert report.summary()["newest post"] == "2 s ago"
+    assert (report.open_alerts, report.undelivered) == (1, 3)
+    assert report.summary()["lake until"] == "2026-11-22"
     assert report.as_json()["parts"]["kafka"]["waits_for"] == "not installed"
     assert not report.ready
+
+
+def test_a_job_whose_newest_run_has_failed_is_told(api: Api, cluster: Kube) -> None:
+    path = "/apis/batch/v1/namespaces/moodstream"
+    ours = {"app.kubernetes.io/part-of": "moodstream"}
+    for name, labels in (("lake", ours), ("retention", ours), ("theirs", {})):
+        api.add(f"{path}/cronjobs/{name}", {"metadata": {"name": name, "labels": labels}})
+    failed = {"conditions": [{"type": "Failed", "status": "True"}]}
+    for name, owner, day, ended in (
+        ("lake-1", "lake", 1, {}),
+        ("lake-2", "lake", 2, failed),
+        ("retention-2", "retention", 2, {}),
+        ("retention-1", "retention", 1, failed),
+        ("theirs-1", "theirs", 1, failed),
+    ):
+        metadata = {
+            "name": name,
+            "creationTimestamp": f"2026-11-0{day}T00:00:00Z",
+            "ownerReferences": [{"kind": "CronJob", "name": owner}],
+        }
+        api.add(f"{path}/jobs/{name}", {"metadata": metadata, "status": ended})
+
+    assert parts.failed_runs(cluster) == {"lake": "lake-2"}
 
 
 def test_the_status_of_an_empty_cluster_is_an_answer(

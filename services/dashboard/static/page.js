@@ -1,19 +1,13 @@
-// Draws each snapshot. Posts, names and reasons are hostile text: they only ever reach the page
-// through textContent.
-"use strict";
+// The page: what changes every second, and who starts the rest.
 
-const LABELS = ["negative", "neutral", "positive"];
-const MARKS = { negative: "▼", neutral: "●", positive: "▲" };
-const byId = (id) => document.getElementById(id);
-const count = (n) => n.toLocaleString();
-const score = (s) => (s === null ? "–" : (s >= 0 ? "+" : "−") + Math.abs(s).toFixed(2));
-
-function element(name, text, className) {
-  const node = document.createElement(name);
-  if (text !== undefined) node.textContent = text;
-  if (className) node.className = className;
-  return node;
-}
+import "/static/lib/chart.umd.js";
+import { refresh as refreshAlerts } from "./alerts.js";
+import { byId, clock, count, element, LABELS, milliseconds, percent, row, score } from "./dom.js";
+import { learn, role } from "./editing.js";
+import { fromAddress, toAddress } from "./filters.js";
+import { refresh, refreshNow, refreshPipeline } from "./history.js";
+import { current, drawNewest, show } from "./posts.js";
+import "./trying.js";
 
 function svgElement(name, attributes, title) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -43,20 +37,6 @@ function mood(counts) {
   }
   return svg;
 }
-
-function row(cells) {
-  const line = element("tr");
-  for (const cell of cells) {
-    const box = element("td");
-    box.append(cell);
-    line.append(box);
-  }
-  return line;
-}
-
-const clock = (moment) => new Date(moment).toLocaleTimeString();
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const milliseconds = (seconds) => (seconds === null ? "–" : `${(1000 * seconds).toFixed(1)} ms`);
 
 const SAYINGS = {
   serving: (p) => `${p.alias}: version ${p.version} serves since ${clock(p.at)}`,
@@ -113,101 +93,6 @@ function drawModels({ champion, challenger, comparison }, promotions) {
   byId("promotions").replaceChildren(...promotions.slice(-4).reverse().map((p) => element("li", saying(p))));
 }
 
-// Corrections. The name is asked for once and kept by the browser; a token lasts as long as the tab.
-
-let access = "closed";
-
-function whoCorrects() {
-  const name = localStorage.getItem("moodstream.name");
-  const token = sessionStorage.getItem("moodstream.token");
-  return name && (access !== "token" || token) ? { name, token } : null;
-}
-
-function askWho() {
-  const dialog = byId("who");
-  byId("name").value = localStorage.getItem("moodstream.name") ?? "";
-  byId("token-label").hidden = access !== "token";
-  byId("token").required = access === "token";
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      const name = byId("name").value.trim();
-      if (dialog.returnValue !== "ok" || !name) return resolve(null);
-      localStorage.setItem("moodstream.name", name);
-      if (byId("token").value) sessionStorage.setItem("moodstream.token", byId("token").value);
-      byId("token").value = "";
-      showName();
-      resolve(whoCorrects());
-    }, { once: true });
-  });
-}
-
-function showName() {
-  byId("rename").hidden = access === "closed" || !localStorage.getItem("moodstream.name");
-}
-
-async function correct(post, label, note) {
-  const who = whoCorrects() ?? await askWho();
-  if (!who) return;
-  const headers = { "Content-Type": "application/json" };
-  if (who.token) headers.Authorization = `Bearer ${who.token}`;
-  let said;
-  try {
-    const answer = await fetch("/api/corrections", {
-      method: "POST", headers, body: JSON.stringify({ source: post.source, id: post.id, label, by: who.name }),
-    });
-    if (answer.ok) {
-      note.textContent = corrected(label, who.name);
-      said = `${note.textContent}.`;
-    } else {
-      if (answer.status === 401) sessionStorage.removeItem("moodstream.token");
-      said = `Not corrected: ${(await answer.json()).problem}.`;
-    }
-  } catch {
-    said = "Not corrected: the dashboard server is away.";
-  }
-  byId("correcting").textContent = said;
-}
-
-const corrected = (label, by) => `corrected to ${label} by ${by}`;
-
-function correction(post) {
-  const box = element("details", undefined, "correction");
-  const summary = element("summary", "correct");
-  const choices = element("span");
-  choices.setAttribute("role", "group");
-  choices.setAttribute("aria-label", "The right label of this post");
-  const note = element("span", post.corrected_label ? corrected(post.corrected_label, post.corrected_by) : "", "corrected");
-  for (const label of LABELS) {
-    const button = element("button", `${MARKS[label]} ${label}`, label);
-    button.type = "button";
-    button.addEventListener("click", () => correct(post, label, note));
-    choices.append(button);
-  }
-  box.append(summary, choices);
-  return access === "closed" ? [note] : [box, note];
-}
-
-function drawNewest(posts) {
-  // A post that moves away under the hand that corrects it would be the wrong one.
-  const held = byId("newest").matches(":hover, :focus-within") || byId("who").open;
-  byId("held").hidden = !held;
-  if (held) return;
-  byId("newest").replaceChildren(...posts.map((post) => {
-    const item = element("li");
-    const mark = element("span", MARKS[post.label] ?? "○", `mark ${post.label ?? ""}`);
-    mark.setAttribute("role", "img");
-    mark.setAttribute("aria-label", post.label ?? "not scored");
-    const body = element("div");
-    body.append(element("p", post.text));
-    const note = [clock(post.created_at), score(post.score), ...post.topics];
-    body.append(element("time", note.join(" · ")), ...correction(post));
-    item.append(mark, body);
-    return item;
-  }));
-}
-
 function draw(snapshot) {
   const day = snapshot.days.at(-1);
   if (day) {
@@ -242,13 +127,44 @@ function state(text, problem) {
   document.body.classList.toggle("stale", problem);
 }
 
-byId("zone").textContent = Intl.DateTimeFormat().resolvedOptions().timeZone;
-byId("rename").addEventListener("click", askWho);
-fetch("/api/corrections").then((answer) => answer.json()).then((answer) => {
-  access = answer.access;
-  showName();
-}).catch(() => { /* Without an answer nothing can be corrected; the stream says what is wrong. */ });
-const live = new EventSource("/api/live");
-live.addEventListener("snapshot", (event) => draw(JSON.parse(event.data)));
-live.addEventListener("problem", (event) => state(JSON.parse(event.data).problem, true));
-live.addEventListener("error", () => state("The dashboard server is away; trying again …", true));
+
+function start() {
+  const live = new EventSource("/api/live");
+  live.addEventListener("snapshot", (event) => draw(JSON.parse(event.data)));
+  live.addEventListener("problem", (event) => state(JSON.parse(event.data).problem, true));
+  live.addEventListener("error", () => state("The dashboard server is away; trying again …", true));
+  const everything = () => Promise.all([refresh(), refreshNow(), refreshPipeline(), refreshAlerts()]);
+  const changed = () => {
+    if (current() !== "live") show(current());
+    toAddress(current());
+    refresh();
+    refreshNow();
+  };
+  let typing;
+  byId("filters").addEventListener("input", (event) => {
+    if (current() === "live" && ["label", "language", "text"].includes(event.target.id)) show("newest");
+    clearTimeout(typing);
+    typing = setTimeout(changed, event.target.tagName === "INPUT" ? 400 : 0);
+  });
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("filters").addEventListener("reset", () => setTimeout(() => { show("live"); changed(); }));
+  for (const button of document.querySelectorAll("[data-order]")) {
+    button.addEventListener("click", () => { show(button.dataset.order); toAddress(current()); });
+  }
+  everything();
+  setInterval(() => { if (!document.hidden) { refreshNow(); refreshPipeline(); refreshAlerts(); } }, 5_000);
+  setInterval(() => { if (!document.hidden) refresh(); }, 30_000);
+}
+
+const order = fromAddress();
+learn().then(() => {
+  if (role === null) {
+    state("This dashboard needs a token: open its address with ?token=TOKEN at the end.", true);
+    return;
+  }
+  show(["newest", "telling"].includes(order) ? order : "live");
+  start();
+}).catch((problem) => {
+  state(`${problem.message}; trying again …`, true);
+  setTimeout(() => location.reload(), 5_000);
+});

@@ -1,0 +1,3 @@
+from services.etl.app import main
+
+main()
