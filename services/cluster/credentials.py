@@ -80,7 +80,12 @@ def _wanted() -> dict[str, tuple[str, dict[str, str]]]:
         ),
         "warehouse-mlflow": (basic, {"username": "mlflow", "password": _generated()}),
         "warehouse-reader": (basic, {"username": "moodstream-reader", "password": _generated()}),
+        "warehouse-dashboard": (
+            basic,
+            {"username": "moodstream-dashboard", "password": _generated()},
+        ),
         "moodstream-author-key": ("Opaque", {"author_key": _generated()}),
+        "moodstream-editor": ("Opaque", {"editor_token": _generated()}),
         "moodstream-webhook": (
             "Opaque",
             {"webhook_secret": _generated(), "encryption_key": _fernet_key()},

@@ -44,6 +44,9 @@ def _platform(cluster: Kube, options: Options) -> Iterator[Check]:
         scope = f"kubectl --context {cluster.context} --namespace {NAMESPACE}"
         fix = f"make logs, or {scope} describe pods"
         yield Check(part.name, part.waiting_for or "ready", None if part.ready else fix)
+    for name, job in parts.failed_runs(cluster).items():
+        fix = f"kubectl --context {cluster.context} --namespace {NAMESPACE} logs job/{job}"
+        yield Check(f"job {name}", f"its newest run, {job}, has failed", fix)
     silent = up.silent_predictor(cluster)
     fix = "make status: has the champion a version, and is it served?"
     yield Check("smoke prediction", silent or "answers", fix if silent else None)

@@ -103,6 +103,23 @@ def assigned_version(service: Object) -> str | None:
     return str(version) if version else None
 
 
+def failed_runs(cluster: Kube) -> dict[str, str]:
+    """CronJobs of ours whose newest run has failed, and the Job that this run was."""
+    ours = {job["metadata"]["name"] for job in cluster.list(kube.CRON_JOBS, labels=_OURS)}
+    newest: dict[str, Object] = {}
+    for job in sorted(
+        cluster.list(kube.JOBS), key=lambda job: job["metadata"]["creationTimestamp"]
+    ):
+        for owner in job["metadata"].get("ownerReferences") or ():
+            if owner["kind"] == "CronJob" and owner["name"] in ours:
+                newest[owner["name"]] = job
+    return {
+        name: str(job["metadata"]["name"])
+        for name, job in newest.items()
+        if kube.condition(job, "Failed") == "True"
+    }
+
+
 def all_parts(cluster: Kube) -> Iterator[Part]:
     """Every part, the platform's first."""
     if found := cluster.list(kube.KAFKAS):

@@ -29,6 +29,11 @@ class Report:
     rows_a_minute: float | None
     newest_post_age_seconds: float | None
     dead_lettered: int | None
+    open_alerts: int | None
+    undelivered: int | None
+    """Messages about alerts that are on their way or were given up."""
+    lake_until: str | None
+    """The newest day in the lake."""
     champion: str | None
     """The model version that has the alias."""
     rollout: str | None
@@ -37,6 +42,8 @@ class Report:
     """The model version that the InferenceService has."""
     challenger: str | None
     """The version with that alias, and what the promoter says about it."""
+    failed_runs: dict[str, str]
+    """CronJobs whose newest run has failed, and the Job that this run was."""
     urls: dict[str, str]
 
     @property
@@ -56,8 +63,12 @@ class Report:
             "posts stored": self.stored,
             "dead letters": self.dead_lettered,
             "newest post": _ago(self.newest_post_age_seconds),
+            "open alerts": self.open_alerts,
+            "messages not delivered": self.undelivered,
+            "lake until": self.lake_until,
             "champion": served + ("" if self.champion == self.served else differ),
             "challenger": self.challenger,
+            "failed jobs": ", ".join(self.failed_runs.values()) or None,
         } | self.urls
 
     def as_json(self) -> dict[str, Any]:
@@ -93,10 +104,14 @@ def take(options: Options) -> Report:
         round((after.stored - before.stored) / seconds * 60, 1) if after and before else None,
         after.newest_age_seconds if after else None,
         after.dead_lettered if after else None,
+        after.open_alerts if after else None,
+        after.undelivered if after else None,
+        after.lake_until if after else None,
         champion,
         rollout,
         parts.assigned_version(service) if service else None,
         ", ".join(filter(None, challenger)) or None,
+        parts.failed_runs(cluster),
         addresses,
     )
 

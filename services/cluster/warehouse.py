@@ -15,7 +15,10 @@ SELECT json_build_object(
     'stored', coalesce(sum(stored), 0), 'dead_lettered', coalesce(sum(dead_lettered), 0),
     'newest_age_seconds', (
         SELECT round(extract(epoch FROM clock_timestamp() - max(stored_at))::numeric, 1)
-        FROM (SELECT stored_at FROM posts ORDER BY created_at DESC LIMIT 1000) newest))
+        FROM (SELECT stored_at FROM posts ORDER BY created_at DESC LIMIT 1000) newest),
+    'open_alerts', (SELECT count(*) FROM alerts WHERE closed_at IS NULL),
+    'undelivered', (SELECT count(*) FROM deliveries WHERE state <> 'delivered'),
+    'lake_until', (SELECT max(day) FROM lake_days))
 FROM kafka_offsets
 """
 
@@ -29,6 +32,11 @@ class Figures:
     dead_lettered: int
     newest_age_seconds: float | None
     """Since the newest post was stored; None when there is none."""
+    open_alerts: int
+    undelivered: int
+    """Messages about alerts that are on their way or were given up."""
+    lake_until: str | None
+    """The newest day in the lake; None when there is none."""
 
 
 def figures(cluster: Kube) -> Figures:

@@ -60,6 +60,7 @@ TARGETS = {
     "producer": (DASHBOARD,),
     "consumer": (DASHBOARD,),
     "promoter": (DASHBOARD,),
+    "notifier": (DASHBOARD,),
     "api-server": (HTTPS, API),
     "internet": (HTTPS,),
 }
@@ -72,11 +73,16 @@ ARROWS: frozenset[Edge] = frozenset(
         ("keda", "kafka", KAFKA),
         ("consumer", "predictor", PREDICTOR),
         ("promoter", "predictor", PREDICTOR),
+        ("dashboard", "predictor", PREDICTOR),
         ("consumer", "challenger", PREDICTOR),
+        ("backfill", "challenger", PREDICTOR),
         ("promoter", "challenger", PREDICTOR),
         ("consumer", "postgres", POSTGRES),
         ("dashboard", "postgres", POSTGRES),
         ("retention", "postgres", POSTGRES),
+        ("notifier", "postgres", POSTGRES),
+        ("lake", "postgres", POSTGRES),
+        ("backfill", "postgres", POSTGRES),
         ("promoter", "postgres", POSTGRES),
         ("training", "postgres", POSTGRES),
         ("drift", "postgres", POSTGRES),
@@ -89,14 +95,11 @@ ARROWS: frozenset[Edge] = frozenset(
 )
 """The design's; the object store is in or outside the cluster."""
 
+STORING = ("mlflow", "predictor", "challenger", "lake", "backfill")
 STORES: dict[str, frozenset[Edge]] = {
-    "kind": frozenset(
-        (source, "object-store", OBJECT_STORE) for source in ("mlflow", "predictor", "challenger")
-    ),
+    "kind": frozenset((source, "object-store", OBJECT_STORE) for source in STORING),
     "production": frozenset(
-        (source, target, HTTPS)
-        for source in ("mlflow", "predictor", "challenger")
-        for target in ("internet", "api-server")
+        (source, target, HTTPS) for source in STORING for target in ("internet", "api-server")
     ),
 }
 """An S3 outside may be at any address, so its port is open to every one."""
@@ -157,9 +160,30 @@ def test_only_a_producer_that_reads_from_the_internet_may_go_there(values: str, 
     assert (("producer", "internet", HTTPS) in _open(objects(case))) is goes
 
 
+def test_alerts_leave_the_cluster_only_for_channels_that_somebody_has_named() -> None:
+    people = Case("moodstream", (ROOT / "charts/moodstream/ci/people-values.yaml",))
+    ways_out = {(name, "internet", HTTPS) for name in ("notifier", "airtable")}
+
+    assert ways_out <= _open(objects(people))
+    assert not ways_out & _open(objects(Case("moodstream", ())))
+
+
+def test_the_notifier_reaches_a_private_receiver_only_when_it_is_named() -> None:
+    receiver = Place("receiver", NAMESPACE, {"app": "receiver"}, address="10.244.0.20")
+    rendered = objects(Case("moodstream", (ROOT / "charts/moodstream/ci/people-values.yaml",)))
+    policies = [item for item in rendered if item["kind"] == "NetworkPolicy"]
+    (notifier,) = (place for place in _places(rendered) if place.name == "notifier")
+
+    assert allowed(policies, NAMESPACE, notifier, receiver, 8080)
+    assert not allowed(policies, NAMESPACE, notifier, receiver, HTTPS)
+
+
 def test_prometheus_may_come_only_while_it_is_asked_for() -> None:
     case = Case("moodstream", (ROOT / "charts/moodstream/ci/monitoring-values.yaml",))
-    scraped = {("prometheus", name, DASHBOARD) for name in ("producer", "consumer", "dashboard")}
+    scraped = {
+        ("prometheus", name, DASHBOARD)
+        for name in ("producer", "consumer", "dashboard", "notifier")
+    }
 
     assert scraped <= _open(objects(case))
     assert not scraped & _open(objects(Case("moodstream", ())))

@@ -14,7 +14,9 @@ _GENERATED_ONCE = {
     "object-store",
     "warehouse-mlflow",
     "warehouse-reader",
+    "warehouse-dashboard",
     "moodstream-author-key",
+    "moodstream-editor",
     "moodstream-webhook",
 }
 """Made by `make cluster-up` where the user has none."""

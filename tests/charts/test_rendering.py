@@ -98,6 +98,9 @@ def test_monitoring_is_off_unless_asked_for(chart: str) -> None:
         (["producer.source=twitter"], "source"),
         (["producer.replay.path=/data/posts.csv"], "claim"),
         (["dashboard.service.nodePort=30800"], "NodePort"),
+        (["dashboard.editorGroup=editors"], "trustedProxies"),
+        (["dashboard.reading=everybody"], "reading"),
+        (["airtable.tokenSecret=airtable-token"], "airtable.base"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(settings: list[str], named: str) -> None:

@@ -214,6 +214,26 @@ class Platform:
         self.kubectl("delete", "pod", pod)
         return log
 
+    def run_job(self, cron_job: str, seconds: float) -> str:
+        """Runs a CronJob's Job now, waits until it has done its work, and gives its log."""
+        job = f"e2e-{uuid4().hex[:10]}"
+        self.kubectl("create", "job", job, f"--from=cronjob/{cron_job}")
+        labels = (f"{name}={value}" for name, value in OWNED.items())
+        self.kubectl("label", "--overwrite", "job", job, *labels)
+        ended: dict[str, str] = {}
+
+        def has_ended() -> bool:
+            nonlocal ended
+            conditions = self.get("job", job).get("status", {}).get("conditions", ())
+            ended = {condition["type"]: condition["status"] for condition in conditions}
+            return "True" in (ended.get("Complete"), ended.get("Failed"))
+
+        self.wait(has_ended, seconds, f"the end of Job {job}")
+        of_job = f"batch.kubernetes.io/job-name={job}"
+        log = self.kubectl("logs", "--selector", of_job, "--all-containers", "--tail=-1")
+        assert ended.get("Complete") == "True", f"Job {job} has failed:\n{log[-4000:]}"
+        return log
+
     def produce(self, count: int, rate: float = 0) -> Batch:
         """Starts a producer of our own that publishes so many posts, at so many a second; 0 is as
         fast as it goes.
@@ -320,13 +340,13 @@ class Platform:
         }
 
     def remove_traces(self) -> None:
-        """Removes what these tests have made: pods, policies, posts and their rollups. The ledger
+        """Removes what these tests have made: objects, rules, posts and their rollups. The ledger
         and the dead letters are history and stay.
         """
         owned = ",".join(f"{name}={value}" for name, value in OWNED.items())
         self.kubectl(
             "delete",
-            "pods,jobs,networkpolicies",
+            "pods,jobs,networkpolicies,services,secrets",
             "-l",
             owned,
             "--grace-period=1",
@@ -338,6 +358,9 @@ class Platform:
             f" FROM posts WHERE source = '{SOURCE}')",
             f"DELETE FROM shadow_predictions WHERE source = '{SOURCE}'",
             f"DELETE FROM posts WHERE source = '{SOURCE}'",
+            f"DELETE FROM rules WHERE starts_with(name, '{SOURCE}-')",
+            f"DELETE FROM alerts WHERE starts_with(rule, '{SOURCE}-')",
+            f"DELETE FROM deletion_notices WHERE source = '{SOURCE}' AND applied_at IS NOT NULL",
         )
 
     def allow_way_out(self) -> None:
@@ -409,8 +432,8 @@ class Platform:
 
 
 _SECRET_KEY: Final = re.compile(
-    r"password|secret_access_key|secret-access-key|author_key|corrections_token|webhook_secret"
-    r"|jaas|pgpass|uri|\.key$",
+    r"password|secret_access_key|secret-access-key|author_key|(viewer|editor)_token|webhook_secret"
+    r"|channels\.yaml|jaas|pgpass|uri|\.key$",
     re.IGNORECASE,
 )
 

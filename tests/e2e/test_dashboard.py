@@ -19,6 +19,16 @@ def test_the_page_answers(platform: Platform) -> None:
     assert "<title>" in content
 
 
+def test_the_page_brings_its_libraries_with_it(platform: Platform) -> None:
+    with (
+        platform.forwarded("dashboard", 80) as address,
+        urllib.request.urlopen(f"{address}/static/lib/chart.umd.js", timeout=30) as found,
+    ):
+        content = found.read()
+
+    assert len(content) > 100_000
+
+
 def test_its_numbers_are_those_of_the_database(platform: Platform) -> None:
     """Compared are the minutes that do not change while they are read."""
     settled: dict[Any, Any] = {}
@@ -56,6 +66,25 @@ def test_its_dead_letters_are_those_of_the_database(platform: Platform) -> None:
             30,
             f"dead letters {stored}",
         )
+
+
+def test_a_sentence_is_read_by_the_served_model_with_a_weight_for_each_word(
+    platform: Platform,
+) -> None:
+    served = platform.get("inferenceservice", "sentiment")["metadata"]["annotations"]
+    with platform.forwarded("dashboard", 80) as address:
+        request = urllib.request.Request(
+            f"{address}/api/try",
+            data=json.dumps({"text": "the worst train, I love coffee"}).encode(),
+            headers={"Content-Type": "application/json", "Origin": address},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            tried = json.load(answer)
+
+    assert tried["model_version"] == served["moodstream.io/model-version"]
+    weights = [word["weight"] for word in tried["words"]]
+    assert len(weights) == 6
+    assert weights[1] < weights[4]
 
 
 def _stored(platform: Platform) -> dict[str, list[int]]:

@@ -11,11 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
-from uuid import uuid4
 
 import pytest
 
-from tests.e2e.deployed import OWNED, SOURCE, WAY_OUT, Batch, CommandError, Platform, client_of
+from tests.e2e.deployed import SOURCE, WAY_OUT, Batch, CommandError, Platform, client_of
 from tests.missing import missing
 
 _MODEL = "sentiment"
@@ -122,16 +121,7 @@ def versions(platform: Platform, registry: Registry) -> set[str]:
     """The champion, and a version that a Job of the CronJob has trained."""
     champion, before = registry.aliased("champion"), registry.versions()
     assert champion is not None
-    job = f"e2e-{uuid4().hex[:10]}"
-    platform.kubectl("create", "job", job, "--from=cronjob/moodstream-training")
-    platform.kubectl(
-        "label", "--overwrite", "job", job, *(f"{name}={value}" for name, value in OWNED.items())
-    )
-    platform.wait(
-        lambda: bool(platform.get("job", job)["status"].get("succeeded")),
-        _TRAINING_SECONDS,
-        f"the end of Job {job}",
-    )
+    platform.run_job("moodstream-training", _TRAINING_SECONDS)
     [trained] = set(registry.versions()) - set(before)
     return {champion, trained}
 

@@ -47,6 +47,14 @@ Usage: {{ range include "moodstream.problems" $ | fromYamlArray }}
 - "consumer.drainSeconds must be below consumer.terminationGracePeriodSeconds: else a stop is a kill."
 {{- end }}
 {{- end }}
+{{- with .Values.dashboard }}
+{{- if and .editorGroup (not .trustedProxies) }}
+- "dashboard.editorGroup is set, but dashboard.trustedProxies is empty: nobody is believed about groups; name the proxy's networks."
+{{- end }}
+{{- end }}
+{{- if and .Values.airtable.tokenSecret (not .Values.airtable.base) }}
+- "airtable.tokenSecret is set, but airtable.base is empty: say which base, as app0123456789abcd."
+{{- end }}
 {{- range $name, $service := dict "dashboard" .Values.dashboard.service "predictor" .Values.predictor.service "challenger" .Values.challenger.service }}
 {{- if and $service.nodePort (eq $service.type "ClusterIP") }}
 - {{ printf "%s.service.nodePort is set, but %s.service.type is ClusterIP: make it NodePort." $name $name | quote }}
@@ -62,10 +70,14 @@ Usage: {{ range include "moodstream.unsafe" $ | fromYamlArray }}
 {{- if not .Values.networkPolicy.enabled }}
 - "networkPolicy.enabled is false: every pod of the cluster can reach ours, and ours can reach everything."
 {{- end }}
-{{- range $name, $peers := .Values.networkPolicy.ingressFrom }}
-{{- if $peers }}
-- {{ printf "networkPolicy.ingressFrom.%s lets others in: there is no sign-in and no TLS at that address." $name | quote }}
+{{- if .Values.networkPolicy.ingressFrom.predictor }}
+- "networkPolicy.ingressFrom.predictor lets others in: there is no sign-in and no TLS at that address."
 {{- end }}
+{{- if .Values.networkPolicy.ingressFrom.dashboard }}
+- "networkPolicy.ingressFrom.dashboard lets others in: there is no TLS at that address; put a proxy with TLS before it."
+{{- end }}
+{{- if eq .Values.dashboard.reading "open" }}
+- "dashboard.reading is open: whoever reaches the dashboard reads every post."
 {{- end }}
 {{- if hasPrefix "localhost/" .Values.image.registry }}
 - {{ printf "image.registry is %s: only nodes that the images were loaded into can run them." .Values.image.registry | quote }}
@@ -88,6 +100,12 @@ Usage: {{ range include "moodstream.unsafe" $ | fromYamlArray }}
 {{- end }}
 {{- if not .Values.monitoring.enabled }}
 - "monitoring.enabled is false: nobody is told when something fails."
+{{- end }}
+{{- if not (and .Values.notifier.enabled .Values.notifier.channelsSecret) }}
+- "notifier.channelsSecret is empty or notifier.enabled is false: alerts stay in the dashboard, nobody is told."
+{{- end }}
+{{- if or (not .Values.lake.enabled) .Values.lake.suspend }}
+- "The lake is off: what retention deletes is gone."
 {{- end }}
 {{- if .Values.retention.suspend }}
 - "retention.suspend is true: posts are kept for ever."

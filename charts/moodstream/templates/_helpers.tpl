@@ -244,14 +244,15 @@ Usage: {{ include "moodstream.env.postgres" $ | nindent 12 }}
 {{- end }}
 
 {{/*
-Settings of whoever calls the model.
-Usage: {{ include "moodstream.env.inference" $ | nindent 12 }}
+Settings of whoever calls a model: the predictor or the challenger.
+Usage: {{ include "moodstream.env.inference" (list $ "predictor") | nindent 12 }}
 */}}
 {{- define "moodstream.env.inference" -}}
+{{- $values := (index . 0).Values -}}
 - name: MOODSTREAM_INFERENCE_URL
-  value: http://{{ .Values.predictor.service.name }}
+  value: http://{{ (index $values (index . 1)).service.name }}
 - name: MOODSTREAM_INFERENCE_MODEL_NAME
-  value: {{ .Values.predictor.inferenceService }}
+  value: {{ $values.predictor.inferenceService }}
 {{- end }}
 
 {{/*
@@ -261,6 +262,22 @@ Usage: {{ include "moodstream.env.challenger" $ | nindent 12 }}
 {{- define "moodstream.env.challenger" -}}
 - name: MOODSTREAM_CHALLENGER_URL
   value: http://{{ .Values.challenger.service.name }}
+{{- end }}
+
+{{/*
+Where the lake is; the keys are files.
+Usage: {{ include "moodstream.env.lake" $ | nindent 12 }}
+*/}}
+{{- define "moodstream.env.lake" -}}
+- name: MOODSTREAM_LAKE_URI
+  valueFrom:
+    configMapKeyRef: {name: {{ .Values.objectStore.configMap }}, key: lakeRoot}
+- name: MOODSTREAM_LAKE_S3_ENDPOINT
+  valueFrom:
+    configMapKeyRef: {name: {{ .Values.objectStore.configMap }}, key: endpoint}
+- name: AWS_DEFAULT_REGION
+  valueFrom:
+    configMapKeyRef: {name: {{ .Values.objectStore.configMap }}, key: region}
 {{- end }}
 
 {{/*
@@ -313,6 +330,18 @@ Usage: {{ include "moodstream.secret.postgres" "warehouse-app" | nindent 16 }}
     items:
       - {key: username, path: moodstream_postgres_user}
       - {key: password, path: moodstream_postgres_password}
+{{- end }}
+
+{{/*
+The object store's keys as files, a source of the volume of secrets.
+Usage: {{ include "moodstream.secret.objectStore" $ | nindent 16 }}
+*/}}
+{{- define "moodstream.secret.objectStore" -}}
+- secret:
+    name: {{ .Values.objectStore.secret }}
+    items:
+      - {key: AWS_ACCESS_KEY_ID, path: aws_access_key_id}
+      - {key: AWS_SECRET_ACCESS_KEY, path: aws_secret_access_key}
 {{- end }}
 
 {{/*
@@ -425,8 +454,24 @@ Usage: {{ include "moodstream.egress.models" (list $ "predictor" "challenger") |
 {{- end }}
 
 {{/*
-NetworkPolicy rule: to addresses outside private networks, over HTTPS.
-Usage: {{ include "moodstream.egress.internet" $ | nindent 4 }}
+NetworkPolicy rule: to the object store.
+Usage: {{ include "moodstream.egress.objectStore" $ | nindent 4 }}
+*/}}
+{{- define "moodstream.egress.objectStore" -}}
+- ports:
+    - {protocol: TCP, port: {{ .Values.objectStore.port }}}
+  {{- if not .Values.objectStore.external }}
+  to:
+    - podSelector:
+        matchLabels:
+          app.kubernetes.io/part-of: moodstream
+          app.kubernetes.io/component: object-store
+  {{- end }}
+{{- end }}
+
+{{/*
+NetworkPolicy rule: to some ports of addresses outside private networks.
+Usage: {{ include "moodstream.egress.internet" (list 443) | nindent 4 }}
 */}}
 {{- define "moodstream.egress.internet" -}}
 - to:
@@ -437,7 +482,9 @@ Usage: {{ include "moodstream.egress.internet" $ | nindent 4 }}
         cidr: ::/0
         except: ["fc00::/7", "fe80::/10"]
   ports:
-    - {protocol: TCP, port: 443}
+    {{- range . }}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
 {{- end }}
 
 {{/*
