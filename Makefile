@@ -134,9 +134,10 @@ bench: $(DEV_READY) ## Measure on real parts; ARGS="--only drain,live,serving,qu
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: docs
-docs: $(DEV_READY) ## Write docs/settings.md and the charts' tables of values from their sources
+docs: $(DEV_READY) ## Write the pages of settings, views and chart values from their sources
 	@$(BIN)/python -m docs.reference
 	@$(BIN)/python -m docs.charts
+	@$(BIN)/python -m docs.views
 
 .PHONY: screenshots
 screenshots: $(DEV_READY) ## Take the dashboard's pictures for the docs; needs Chromium

@@ -76,7 +76,8 @@ def _prepare(folder: Path) -> None:
             return opened
 
         page().screenshot(path=folder / "empty.png")
-        seed(postgres, _POSTS, read(SAMPLE).texts)
+        sample = read(SAMPLE)
+        seed(postgres, _POSTS, sample.texts, sample.labels)
         _people(postgres)
         for name, opened in (
             ("light", page()),

@@ -516,6 +516,49 @@ def correct_labels(
     _print({"corrections": stored}, as_json)
 
 
+@app.command(
+    epilog="moodstream export posts.csv --topic tea  |  "
+    "moodstream export days.xlsx --what days --since 2026-01-01T00:00:00Z"
+)
+def export(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="What to write; .csv, .jsonl ...")],
+    what: Annotated[
+        str,
+        typer.Option(help="posts, minutes, hours, days, predictions, corrections, promotions."),
+    ] = "posts",
+    topic: Annotated[str | None, typer.Option(help="Of one topic.")] = None,
+    label: Annotated[str | None, typer.Option(help="negative, neutral or positive.")] = None,
+    language: Annotated[str | None, typer.Option(help="Of one language.")] = None,
+    text: Annotated[str | None, typer.Option(help="Contained in the post.")] = None,
+    since: Annotated[str | None, typer.Option(help="From then on; ISO 8601 with a zone.")] = None,
+    until: Annotated[str | None, typer.Option(help="Until then.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Writes what is stored to a file: CSV, JSON lines, Parquet or Excel, by the file's ending."""
+    from pydantic import ValidationError
+
+    from services.dashboard.corrections import reasons
+    from services.dashboard.exports import Export, write
+
+    given = {
+        "what": what,
+        "format": file.suffix.lower().lstrip("."),
+        "topic": topic,
+        "label": label,
+        "language": language,
+        "text": text,
+        "since": since,
+        "until": until,
+    }
+    with _errors():
+        try:
+            wanted = Export.model_validate(given)
+        except ValidationError as exc:
+            raise typer.BadParameter(reasons(exc)) from None
+        size = write(_warehouse(), wanted, file)
+    _print({"file": str(file), "bytes": size}, as_json)
+
+
 def _settings(group: type[S]) -> S:
     """With the addresses of the platform that runs in this folder, else from the environment."""
     return run.settings(run.find(load(LocalSettings).home), group)

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Callable, Mapping
 from threading import Event
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from services.core import logs
 from services.core.errors import MoodstreamError, SettingsError
 from services.core.settings import ServiceSettings, load
 
 log = logging.getLogger(__name__)
+
+_AWAKE_SECONDS: Final = 1.0
 
 
 def stop_on_signals() -> Event:
@@ -30,6 +32,14 @@ def stop_on_signals() -> Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
     return stop
+
+
+def wait(stop: Event) -> None:
+    """Until the event is set. Not `stop.wait()`: the kernel may give the signal to another thread,
+    and Python then tells the main one, which has to be awake to hear it.
+    """
+    while not stop.wait(_AWAKE_SECONDS):
+        pass
 
 
 def run(service: str, body: Callable[[ServiceSettings, Event], None]) -> None:

@@ -17,7 +17,6 @@ log = logging.getLogger(__name__)
 _DELIVER_SECONDS = 1.0
 _SILENT_SECONDS = 300.0
 _STOP_SECONDS = 20.0
-_AWAKE_SECONDS = 1.0
 
 
 class _Loop:
@@ -75,10 +74,7 @@ def _run(service: ServiceSettings, stop: Event) -> None:
     ):
         for thread in threads:
             thread.start()
-        # The kernel may give a signal to another thread; Python then tells the main one, which has
-        # to be awake to hear it.
-        while not stop.wait(_AWAKE_SECONDS):
-            pass
+        lifecycle.wait(stop)
         for thread in threads:
             thread.join(_STOP_SECONDS)
     if failed:

@@ -75,7 +75,7 @@ def _wait_without_model(service: ServiceSettings, settings: PredictorSettings, s
         alive=lambda: None,
         ready=lambda: f"no model was set yet: there is nothing in {settings.model_dir}",
     ):
-        stop.wait()
+        lifecycle.wait(stop)
 
 
 def _serve(service: ServiceSettings, settings: PredictorSettings, stop: Event) -> None:

@@ -46,9 +46,11 @@ SELECT 'bench', lpad(n::text, 12, '0'), texts.text,
     CASE WHEN n %% 1000 > 0 THEN CASE WHEN u < 0.3 THEN 0.4 - u ELSE 0.4 + u / 2 END END,
     CASE WHEN n %% 1000 > 0 THEN 'sentiment' END, CASE WHEN n %% 1000 > 0 THEN '7' END,
     n %% 6, n / 6
-FROM (SELECT n, random() AS u, (%(topics)s)[1 + n %% %(count)s] AS topic
-      FROM generate_series(%(first)s, %(last)s) AS n) AS numbered
-JOIN texts ON number = n %% (SELECT count(*) FROM texts)
+FROM (SELECT n, text, random() AS r, texts.label, (%(topics)s)[1 + n %% %(count)s] AS topic
+      FROM generate_series(%(first)s, %(last)s) AS n
+      JOIN texts ON number = n %% (SELECT count(*) FROM texts)) AS texts,
+LATERAL (SELECT CASE texts.label WHEN 'negative' THEN 0.3 * r WHEN 'neutral' THEN 0.3 + 0.35 * r
+    WHEN 'positive' THEN 0.65 + 0.35 * r ELSE r END AS u) AS drawn
 """
 
 _ROLLUP: Final = """
@@ -87,16 +89,19 @@ def execute(postgres: Postgres, *statements: tuple[str, dict[str, Any]]) -> list
     return rows
 
 
-def seed(postgres: Postgres, rows: int, written: Sequence[str]) -> None:
-    """Posts and their rollups, unless the table already has as many."""
+def seed(
+    postgres: Postgres, rows: int, written: Sequence[str], labels: Sequence[str] | None = None
+) -> None:
+    """Posts of these texts and their rollups, with these labels or random ones."""
     ((present,),) = execute(postgres, ("SELECT count(*) FROM posts", {}))
     if present:
         sys.exit(f"the warehouse has {present:,} posts already: measure it, or take another folder")
     end = datetime.now(UTC)
     prepare = (
-        "CREATE TEMPORARY TABLE texts AS SELECT text, ordinality - 1 AS number "
-        "FROM unnest(%(texts)s::text[]) WITH ORDINALITY AS given (text, ordinality)",
-        {"texts": list(written)},
+        "CREATE TEMPORARY TABLE texts AS SELECT text, label, ordinality - 1 AS number "
+        "FROM unnest(%(texts)s::text[], %(labels)s::text[]) "
+        "WITH ORDINALITY AS given (text, label, ordinality)",
+        {"texts": list(written), "labels": list(labels) if labels else None},
     )
     for first in range(0, rows, _CHUNK):
         last = min(first + _CHUNK, rows) - 1

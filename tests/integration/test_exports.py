@@ -19,13 +19,16 @@ import openpyxl
 import pytest
 from pyarrow import parquet
 from starlette.types import Message
+from typer.testing import CliRunner, Result
 
+from services.cli import app
 from services.core.postgres import connect, transaction
 from services.dashboard import exports
 from services.dashboard.exports import Export, Format, What
 from services.dashboard.history import BadRequestError
 from tests.integration.conftest import PostgresHandle
 from tests.integration.test_dashboard import TOKEN, execute, promote, serving, store
+from tests.integration.test_maintenance import postgres_variables
 from tests.waiting import wait_until
 
 AT = datetime(2026, 5, 4, 23, 30, tzinfo=UTC)
@@ -278,6 +281,34 @@ def test_an_export_to_a_file(postgres: PostgresHandle, tmp_path: Path) -> None:
     with pytest.raises(BadRequestError):
         exports.write(postgres.settings, Export(what=What.DAYS, label="positive"), path)
     assert len(table(path.read_bytes())) == 5
+
+
+def test_the_command_line_exports_by_the_files_ending(
+    postgres: PostgresHandle, tmp_path: Path
+) -> None:
+    fill(postgres, 5)
+    variables = postgres_variables(postgres.settings) | {
+        "MOODSTREAM_LOCAL_HOME": str(tmp_path / "state"),
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+    }
+
+    def export(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["export", *arguments], env=variables)
+
+    path = tmp_path / "posts.jsonl"
+    done = export(str(path), "--since", "2020-01-01T00:00:00Z", "--json")
+    wrong = [
+        export(str(tmp_path / "posts.doc")),
+        export(str(path), "--since", "yesterday"),
+        export(str(tmp_path / "days.csv"), "--what", "days", "--label", "positive"),
+    ]
+
+    assert json.loads(done.stdout) == {"file": str(path), "bytes": path.stat().st_size}
+    assert len(path.read_text().splitlines()) == 5
+    assert [answer.exit_code for answer in wrong] == [2, 2, 1]
+    assert "label" in wrong[2].stderr
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def begin(url: str, form: str) -> socket.socket:

@@ -139,6 +139,7 @@ export async function refresh() {
     byId("over-time-note").textContent = posts
       ? `${chosen.topic || "all topics"}: ${count(posts)} posts, ${percent(negative / posts)} negative` : chosen.topic || "all topics";
     byId("no-points").hidden = points.length > 0;
+    for (const box of document.querySelectorAll(".chart")) box.hidden = points.length === 0;
     drawPoints(points, step, promotions);
   } catch (problem) {
     if (number === asked) byId("over-time-note").textContent = problem.message;
