@@ -1,7 +1,7 @@
 """The dashboard: one live page, and the JSON it is made from."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event, Lock
 from typing import Annotated, Final
@@ -18,6 +18,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import AwareDatetime, ValidationError
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.core import lifecycle
 from services.core.errors import MoodstreamError, TemporaryError
@@ -55,6 +57,23 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+
+class _Headers:
+    """Adds the headers to every response. Not Starlette's decorator for that: it ends a response
+    that broke off as if it were whole.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
 
 
 class DriftGauges(Collector):
@@ -108,14 +127,7 @@ def create_app(
     drift.register(DriftGauges(warehouse))
     app.mount("/static", StaticFiles(directory=_STATIC))
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM_BYTES)
-
-    @app.middleware("http")
-    async def protect(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        response = await call_next(request)
-        response.headers.update(_HEADERS)
-        return response
+    app.add_middleware(_Headers)
 
     @app.exception_handler(MoodstreamError)
     async def failed(request: Request, exc: MoodstreamError) -> JSONResponse:

@@ -56,7 +56,6 @@ _EXPORT_SECONDS: Final = 3600.0
 """One export reads one moment of the database, which keeps old rows from being cleaned up."""
 _STALLED_SECONDS: Final = 60
 """How long a client may take nothing before its export ends."""
-_BREAK_SECONDS: Final = 1.0
 _ROW_GROUP: Final = 20_000
 _FILE_CHUNK_BYTES: Final = 262_144
 
@@ -579,12 +578,6 @@ class _Download(StreamingResponse):
 
         try:
             await super().__call__(scope, receive, send_in_time)
-        except Exception:
-            # Starlette's middleware ends a response that failed as if it were whole. A message out
-            # of place, which its compression lets pass, makes it close the connection instead.
-            with anyio.move_on_after(_BREAK_SECONDS):
-                await send({"type": "http.response.trailers"})
-            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await run_in_threadpool(self._done)
