@@ -67,6 +67,7 @@ def test_the_editors_token_is_asked_for_where_there_is_one(
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=30)
 
+    refused.value.close()
     has_token = "moodstream-editor/editor_token" in platform.secrets()
     assert refused.value.code == (401 if has_token else 422)
 
