@@ -24,7 +24,11 @@ _KEYWORD_POSTS: Final = 20_000
 """The newest posts in which a keyword is looked for."""
 _MOST_RULES: Final = 200
 _STEPS: Final = 500
+_MOST_STEPS: Final = 10_080
+"""Moments of a preview: a week of minutes."""
 _NAME: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
+_CLOCK: Final = re.compile(r"^\d{2}:\d{2}(:\d{2})?$")
+_COUNTS: Final = frozenset({"volume", "keyword", "silence"})
 
 Kind = Literal["level", "change", "volume", "negative_share", "keyword", "silence", "model"]
 
@@ -52,6 +56,20 @@ class Quiet(BaseModel):
     end: time
     """May be before `start`: over midnight."""
     zone: str = "UTC"
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _clock(cls, value: object) -> object:
+        # YAML reads 22:00 without quotes as the number 1320.
+        if isinstance(value, time) or (isinstance(value, str) and _CLOCK.match(value)):
+            return value
+        raise ValueError('a time of the day, in quotes and without a zone: "22:00"')
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.start == self.end:
+            raise ValueError("start and end are the same: to be told nothing, turn the rule off")
+        return self
 
     @field_validator("zone")
     @classmethod
@@ -102,9 +120,9 @@ class Rule(BaseModel):
     """Lower-case letters, digits and hyphens."""
     kind: Kind
     topic: Annotated[Storable, Field(min_length=1, max_length=256)] = ALL_TOPICS
-    threshold: float | None = None
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
     """In the unit of the kind. For `model`: none."""
-    release: float | None = None
+    release: float | None = Field(default=None, allow_inf_nan=False)
     """Value at which it is over, on the safe side of the threshold; without it, the threshold. A
     distance between the two keeps a value that trembles from telling each time.
     """
@@ -145,6 +163,8 @@ class Rule(BaseModel):
             safe = self.release > self.threshold if self.below else self.release < self.threshold
             if not safe:
                 raise ValueError("release: it must be on the safe side of the threshold")
+        if self.kind in _COUNTS and self.threshold <= 0:
+            raise ValueError("threshold: it must be above 0")
         if self.kind == "negative_share" and not 0 < self.threshold < 1:
             raise ValueError("threshold: a share is between 0 and 1")
         return self
@@ -166,6 +186,8 @@ class Measurement:
     """In the rule's unit; None: not to be judged, for want of posts."""
     usual: float | None = None
     """What it is usually."""
+    enough: bool = True
+    """Whether there are posts enough for an alert to begin."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +231,7 @@ def judge(rule: Rule, state: Open | Closed, found: Measurement) -> Literal["open
         cool = state.last_opened is None or found.at >= state.last_opened + timedelta(
             minutes=rule.cooldown_minutes
         )
-        return "open" if holds and cool else None
+        return "open" if holds and cool and found.enough else None
     return "close" if not holds and value <= release else None
 
 
@@ -289,7 +311,9 @@ def _measured(rule: Rule, row: Mapping[str, Any]) -> Measurement:
     average = row["score_sum"] / scored if scored else None
     value: float | None = None
     usual: float | None = None
-    if posts < rule.min_posts:
+    enough = posts >= rule.min_posts
+    # Few posts say nothing of an average, but that a wave is over.
+    if not enough and rule.kind != "volume":
         return Measurement(row["at"], posts, None)
     if rule.kind == "level":
         value = average
@@ -303,15 +327,20 @@ def _measured(rule: Rule, row: Mapping[str, Any]) -> Measurement:
         share = rule.window_minutes / (rule.window_minutes + 60)
         usual = row["usual_posts"] * share
         value = posts / usual
-    return Measurement(row["at"], posts, value, usual)
+    return Measurement(row["at"], posts, value, usual, enough)
 
 
 def preview(cursor: Cursor, rule: Rule, since: datetime, until: datetime) -> list[Episode]:
-    """When the rule would have held between two moments, oldest first; at most 500 moments are
-    looked at, evenly. Without quiet hours: those delay the message, not the alert.
+    """When the rule would have held between two moments, oldest first. The moments looked at are
+    never further apart than the window, so that no post falls between two. Without quiet hours:
+    those delay the message, not the alert. Raises RulesError when that takes too many moments.
     """
     minutes = max(1, int((until - since) / timedelta(minutes=1)))
-    step = timedelta(minutes=max(1, -(-minutes // _STEPS)))
+    step = timedelta(minutes=min(-(-minutes // _STEPS), rule.window_minutes))
+    if (until - since) / step > _MOST_STEPS:
+        raise RulesError(
+            f"at most {_MOST_STEPS} windows are tried: choose a later since, or a longer window"
+        )
     moments = [since + i * step for i in range(int((until - since) / step) + 1)]
     episodes: list[Episode] = []
     state: Open | Closed = Closed()

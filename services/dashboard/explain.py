@@ -27,7 +27,7 @@ from services.core.events import ALL_TOPICS, Storable
 from services.core.inference import FailedTextsError, InferenceClient, RejectedTextsError, Scored
 from services.core.settings import InferenceSettings
 from services.dashboard.access import viewer
-from services.dashboard.history import Reader
+from services.dashboard.history import Reader, Word
 
 _TEXT_CHARACTERS: Final = 2_000
 _WORDS_LEFT_OUT: Final = 400
@@ -58,7 +58,7 @@ _TOKEN: Final = re.compile(
 Kind = Literal["word", "hashtag", "emoji"]
 
 
-class Word(BaseModel):
+class Weighed(BaseModel):
     """A word of a sentence."""
 
     model_config = ConfigDict(frozen=True)
@@ -81,7 +81,7 @@ class Tried(BaseModel):
     p_positive: float
     score: float
     model_version: str
-    words: list[Word]
+    words: list[Weighed]
 
 
 class Sentence(BaseModel):
@@ -168,7 +168,7 @@ class Explainer:
             score=scores[0],
             model_version=scored.model_version,
             words=[
-                Word(
+                Weighed(
                     start=_utf16(text[:start]),
                     end=_utf16(text[:end]),
                     weight=scores[0] - score,
@@ -290,7 +290,7 @@ def router(explainer: Explainer) -> APIRouter:
 
     @api.get("/drivers")
     def get_drivers(
-        topic: str = ALL_TOPICS,
+        topic: Word = ALL_TOPICS,
         since: AwareDatetime | None = None,
         until: AwareDatetime | None = None,
     ) -> Drivers:

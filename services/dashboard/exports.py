@@ -40,7 +40,7 @@ from services.core.events import ALL_TOPICS
 from services.core.postgres import Cursor, connect, transaction
 from services.core.settings import PostgresSettings
 from services.dashboard.access import viewer
-from services.dashboard.history import BadRequestError, Label, Reader
+from services.dashboard.history import BadRequestError, Label, Reader, Word
 
 # Read while Arrow is imported; its own allocator takes 30 MB more.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
@@ -113,15 +113,15 @@ class Export(BaseModel):
     """posts, minutes, hours, days, predictions, corrections or promotions."""
     format: Format = Format.CSV
     """csv, jsonl, parquet or xlsx."""
-    topic: str | None = Field(default=None, max_length=256)
+    topic: Word | None = Field(default=None, max_length=256)
     """Of posts: those of one topic. Of minutes, hours and days: one topic, `*` for the sum of all;
     without it every topic and the sum.
     """
     label: Label | None = None
     """negative, neutral or positive."""
-    language: str | None = Field(default=None, max_length=35)
+    language: Word | None = Field(default=None, max_length=35)
     """ISO 639 code."""
-    text: str | None = Field(default=None, max_length=200)
+    text: Word | None = Field(default=None, max_length=200)
     """Contained in the post, whatever its case."""
     since: AwareDatetime | None = None
     """First moment, with its zone."""
@@ -672,7 +672,7 @@ def router(postgres: PostgresSettings) -> APIRouter:
         response_class=Response,
         responses={200: {"content": {"application/rss+xml": {}}}},
     )
-    def alerts(request: Request, topic: str | None = None) -> Response:
+    def alerts(request: Request, topic: Word | None = None) -> Response:
         """The newest 100 alerts, of one topic or of all, for feed readers."""
         found = reader.rows(_ALERTS, {"topic": topic, "most": _MOST_ALERTS})
         return Response(

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.core.errors import MoodstreamError, TemporaryError
 from services.core.events import ALL_TOPICS
@@ -38,6 +38,26 @@ _LATENCIES: Final = 1_000
 _TEXT: Final = 600
 """Characters of a post's text that a page shows."""
 
+_EARLIEST: Final = datetime(1900, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def _sensible(moment: datetime) -> datetime:
+    if not _EARLIEST <= moment <= _LATEST:
+        raise ValueError("give a time between the years 1900 and 9000")
+    return moment
+
+
+def _storable(word: str) -> str:
+    if "\0" in word:
+        raise ValueError("leave out the character NUL; no post has it")
+    return word
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_sensible)]
+"""A time that stays one in every zone and a day further."""
+Word = Annotated[str, AfterValidator(_storable)]
+"""Text that PostgreSQL can hold."""
 Label = Literal["negative", "neutral", "positive"]
 
 
@@ -158,13 +178,13 @@ class Filters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    topic: str = Field(default=ALL_TOPICS, max_length=256)
+    topic: Word = Field(default=ALL_TOPICS, max_length=256)
     label: Label | None = None
-    language: str | None = Field(default=None, max_length=35)
-    text: str | None = Field(default=None, max_length=200)
+    language: Word | None = Field(default=None, max_length=35)
+    text: Word | None = Field(default=None, max_length=200)
     """Contained in the post, whatever its case."""
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class Reader:
@@ -476,15 +496,15 @@ def router(reader: Reader) -> APIRouter:
     api = APIRouter(prefix="/api", dependencies=[Depends(viewer)], tags=["history"])
 
     @api.get("/now")
-    def get_now(topic: str = ALL_TOPICS) -> Now:
+    def get_now(topic: Word = ALL_TOPICS) -> Now:
         """The last hour against the same hour yesterday."""
         return now(reader, topic)
 
     @api.get("/series")
     def get_series(
-        topic: str = ALL_TOPICS,
-        since: AwareDatetime | None = None,
-        until: AwareDatetime | None = None,
+        topic: Word = ALL_TOPICS,
+        since: Moment | None = None,
+        until: Moment | None = None,
         step: Step = Step.DAY,
         zone: str = "UTC",
     ) -> list[Point]:
@@ -492,9 +512,7 @@ def router(reader: Reader) -> APIRouter:
         return series(reader, topic, since, until, step, zone)
 
     @api.get("/topics")
-    def get_topics(
-        since: AwareDatetime | None = None, until: AwareDatetime | None = None
-    ) -> list[TopicPoint]:
+    def get_topics(since: Moment | None = None, until: Moment | None = None) -> list[TopicPoint]:
         """The topics side by side, most posts first."""
         return topics(reader, since, until)
 
@@ -543,7 +561,9 @@ def _decode(cursor: str | None) -> tuple[datetime | None, str | None, str | None
             base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         )
         moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None or not all(isinstance(part, str) for part in (source, ident)):
+        if moment.tzinfo is None or not all(
+            isinstance(part, str) and "\0" not in part for part in (source, ident)
+        ):
             raise ValueError
     except (ValueError, TypeError, binascii.Error):
         raise BadRequestError("cursor: not one that this address gave; leave it out") from None

@@ -50,6 +50,7 @@ def main() -> None:
 def _daily() -> Mapping[str, Any]:
     postgres, files = load(PostgresSettings), _files()
     with exclusive(postgres, "moodstream daily") as connection:
+        lake.check(connection, files.uri)
         deleted = delete.apply(connection, files)
         written = lake.write(connection, postgres, files)
         checked = aggregates.check(connection, files, everything=False)
@@ -72,6 +73,7 @@ def _delete(posts: Sequence[str]) -> Mapping[str, Any]:
     postgres, files = load(PostgresSettings), _files_if_any()
     new = delete.notice(postgres, posts)
     with exclusive(postgres, "moodstream delete") as connection:
+        lake.check(connection, files.uri if files else None)
         deleted = delete.apply(connection, files)
         written = lake.write(connection, postgres, files) if files else {}
     return {"new_notices": new, **deleted, **written}

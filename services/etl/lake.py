@@ -133,6 +133,20 @@ def bounds(day: date) -> tuple[datetime, datetime]:
     return start, start + timedelta(days=1)
 
 
+def check(connection: Connection, uri: str | None) -> None:
+    """Raises SettingsError when the posts of this warehouse go to another lake than this one: a
+    deletion would leave them there.
+    """
+    with transaction(connection, _TRANSACTION_SECONDS) as cursor:
+        cursor.execute("SELECT uri FROM lake")
+        row = cursor.fetchone()
+    if row is not None and row[0] != uri:
+        raise SettingsError(
+            f"MOODSTREAM_LAKE_URI is {uri or 'unset'}, but the posts of this warehouse go to "
+            f"{row[0]}, where a deletion would leave them: set it to that"
+        )
+
+
 def _register(connection: Connection, uri: str) -> None:
     with transaction(connection, _TRANSACTION_SECONDS) as cursor:
         cursor.execute(_REGISTER, (uri,))

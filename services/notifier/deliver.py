@@ -44,7 +44,10 @@ _KINDS: Final = ("alert.opened", "alert.closed", "alert.test", "model.rollout")
 
 _WAITING: Final = """
 SELECT id, kind, payload, created_at FROM outbox
-WHERE delivered_at IS NULL AND kind = ANY (%s) ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+WHERE delivered_at IS NULL AND kind = ANY (%s)
+    AND (NOT payload ? 'waiting' OR payload->'waiting' ?| %s)
+    AND coalesce((payload->>'not_before')::timestamptz, '-infinity') <= now()
+ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
 """
 
 # A channel that had a message a moment ago, or has one under way, waits.
@@ -53,7 +56,9 @@ SELECT DISTINCT channel FROM deliveries
 WHERE state = 'pending' AND tries = 0 OR created_at > now() - make_interval(secs => %s)
 """
 
-_MESSAGE: Final = "INSERT INTO deliveries (channel, kind, payload, next_at) VALUES (%s, %s, %s, %s)"
+_MESSAGE: Final = """
+INSERT INTO deliveries (channel, kind, payload, next_at, state) VALUES (%s, %s, %s, %s, %s)
+"""
 _DONE: Final = "UPDATE outbox SET delivered_at = now() WHERE id = ANY (%s)"
 _LEFT: Final = "UPDATE outbox SET payload = payload || %s WHERE id = %s"
 
@@ -76,11 +81,14 @@ _FAILED: Final = "UPDATE deliveries SET state = 'failed' WHERE id = %s"
 _AGAIN: Final = """
 UPDATE deliveries SET next_at = now() + make_interval(secs => %s) WHERE id = %s
 """
-_REFUSED: Final = "UPDATE channels SET refused_at = now() WHERE name = %s"
+_REFUSED: Final = """
+WITH refused AS (UPDATE channels SET refused_at = now() WHERE name = %(name)s)
+UPDATE deliveries SET state = 'failed' WHERE channel = %(name)s AND state = 'pending'
+"""
 
 _CHANNELS: Final = """
 INSERT INTO channels (name, kind) SELECT * FROM unnest(%s::text[], %s::text[])
-ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, seen_at = now()
+ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, seen_at = now(), refused_at = NULL
 """
 _GONE: Final = "DELETE FROM channels WHERE NOT name = ANY (%s)"
 
@@ -155,12 +163,17 @@ class Deliverer:
         """Outbox rows become messages; a row stays as long as one of its channels is busy or its
         quiet hours last.
         """
-        cursor.execute(_WAITING, (list(_KINDS), _HANDED_OVER))
+        cursor.execute(_BUSY, (self._settings.gap_seconds,))
+        busy = {name for (name,) in cursor.fetchall()}
+        cursor.execute("SELECT name FROM channels WHERE refused_at IS NOT NULL")
+        refused = {name for (name,) in cursor.fetchall()}
+        busy -= refused
+        free = [name for name in self._channels if name not in busy]
+        # What waits for busy channels alone is left out, or it would keep the rest from its turn.
+        cursor.execute(_WAITING, (list(_KINDS), free, _HANDED_OVER))
         rows = cursor.fetchall()
         if not rows:
             return
-        cursor.execute(_BUSY, (self._settings.gap_seconds,))
-        busy = {name for (name,) in cursor.fetchall()}
         models = _model_channels(cursor)
         now = datetime.now(UTC)
         news: dict[str, list[News]] = {}
@@ -176,12 +189,16 @@ class Deliverer:
                 else:
                     news.setdefault(name, []).append(News(kind, at, _flat(kind, payload)))
             if waiting:
-                cursor.execute(_LEFT, (orjson.dumps({"waiting": waiting}).decode(), number))
+                left = {"waiting": waiting, "not_before": wanted.until}
+                cursor.execute(_LEFT, (orjson.dumps(left).decode(), number))
             else:
                 done.append(number)
         for name, items in news.items():
             message = coalesce(items, self._settings.dashboard_url)
-            cursor.execute(_MESSAGE, (name, message["type"], orjson.dumps(message).decode(), now))
+            # Whoever wants no more gets no more; it can be seen, and sent again by hand.
+            state = "failed" if name in refused else "pending"
+            content = orjson.dumps(message).decode()
+            cursor.execute(_MESSAGE, (name, message["type"], content, now, state))
         cursor.execute(_DONE, (done,))
 
     def _try(self, due: tuple[str, str, dict[str, Any], int]) -> None:
@@ -210,7 +227,7 @@ class Deliverer:
             cursor.execute(_DELIVERED, (ident,))
         elif outcome.refused:
             cursor.execute(_FAILED, (ident,))
-            cursor.execute(_REFUSED, (name,))
+            cursor.execute(_REFUSED, {"name": name})
         elif (wait := next_wait(tries, outcome.retry_after, self._chance())) is None:
             cursor.execute(_FAILED, (ident,))
         else:
@@ -249,6 +266,8 @@ def coalesce(items: list[News], dashboard_url: str) -> dict[str, Any]:
 class _Wanted:
     now: tuple[str, ...]
     later: tuple[str, ...] = ()
+    until: datetime | None = None
+    """When the quiet hours of those later ones end."""
 
 
 def _wanted(
@@ -257,21 +276,27 @@ def _wanted(
     """Channels that are to be told of an outbox row."""
     left = payload.get("waiting")
     if kind == "model.rollout":
-        told: dict[str, bool] = {}
+        told: dict[str, datetime | None] = {}
         for rule in models:
             if payload.get("state") in {state.value for state in rule.states}:
-                quiet = rule.quiet is not None and rule.quiet.until(now) is not None
+                quiet = rule.quiet.until(now) if rule.quiet is not None else None
                 for name in rule.channels:
-                    told[name] = told.get(name, True) and quiet
+                    # A channel of two rules is told as soon as one of them lets it.
+                    before = told.get(name, quiet)
+                    told[name] = min(before, quiet) if before and quiet else None
         names = [name for name in told if left is None or name in left]
+        ends = [end for name in names if (end := told[name]) is not None]
         return _Wanted(
-            tuple(name for name in names if not told[name]),
-            tuple(name for name in names if told[name]),
+            tuple(name for name in names if told[name] is None),
+            tuple(name for name in names if told[name] is not None),
+            min(ends, default=None),
         )
     names = list(payload.get("channels") or ()) if left is None else list(left)
     quiet_hours = payload.get("quiet")
-    if quiet_hours and kind != "alert.test" and Quiet.model_validate(quiet_hours).until(now):
-        return _Wanted((), tuple(names))
+    if quiet_hours and kind != "alert.test":
+        end = Quiet.model_validate(quiet_hours).until(now)
+        if end is not None:
+            return _Wanted((), tuple(names), end)
     return _Wanted(tuple(names))
 
 

@@ -405,11 +405,27 @@ def test_another_lake_than_the_registered_one_is_refused(
 ) -> None:
     run("lake", postgres, lake)
 
-    job = start("lake", postgres, lake, MOODSTREAM_LAKE_URI=f"file://{tmp_path}/other")
+    for command in ("lake", "daily", "delete"):
+        job = start(command, postgres, lake, MOODSTREAM_LAKE_URI=f"file://{tmp_path}/other")
+        _, errors = job.communicate(timeout=SECONDS)
+
+        assert job.returncode == 2
+        assert f"the posts of this warehouse go to file://{tmp_path}" in errors
+
+
+def test_a_deletion_that_forgets_the_lake_is_refused_and_waits(
+    postgres: PostgresHandle, lake: Lake
+) -> None:
+    run("lake", postgres, lake)
+    query(postgres.settings, "INSERT INTO deletion_notices VALUES ('replay', 'only in the lake')")
+
+    job = start("delete", postgres, None)
     _, errors = job.communicate(timeout=SECONDS)
 
+    waiting = "SELECT count(*) FROM deletion_notices WHERE applied_at IS NULL"
     assert job.returncode == 2
-    assert f"the posts of this warehouse go to file://{tmp_path};" in errors
+    assert "MOODSTREAM_LAKE_URI is unset" in errors
+    assert query(postgres.settings, waiting) == [(1,)]
 
 
 def kill_when(job: "subprocess.Popen[str]", condition: Callable[[], bool]) -> bool:

@@ -298,6 +298,7 @@ def test_who_wants_no_more_gets_no_more(
         channels = json.load(answer)
 
     assert channels == [{"name": "hook", "kind": "webhook", "refused": True}]
+    assert [state for state, _ in states(postgres)] == ["failed", "failed"]
     assert len(receiver.got) == 1
 
 
@@ -346,7 +347,8 @@ def test_in_quiet_hours_nothing_is_sent_and_nothing_is_lost(
 
     execute(
         postgres,
-        "UPDATE outbox SET payload = payload || jsonb_build_object('quiet', %s::jsonb)",
+        "UPDATE outbox SET payload = payload || "
+        "jsonb_build_object('quiet', %s::jsonb, 'not_before', now())",
         json.dumps(hours(-3, -1)),
     )
     wait_until(lambda: receiver.types() == ["alert.opened"], SECONDS)

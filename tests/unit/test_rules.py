@@ -36,7 +36,7 @@ def at(value: float | None, minutes: float = 0) -> Measurement:
 def decisions(watched: Rule, values: list[float | None], minutes: float = 1) -> list[str | None]:
     """What becomes of values that come so many minutes apart."""
     state: Open | Closed = Closed()
-    found = []
+    found: list[str | None] = []
     for i, value in enumerate(values):
         decision = judge(watched, state, at(value, i * minutes))
         found.append(decision)
@@ -67,6 +67,14 @@ def test_after_it_began_it_does_not_begin_again_before_the_cooldown_is_over() ->
     found = decisions(watched, [-0.3, 0.0, -0.3, -0.3, -0.3, -0.3])
 
     assert found == ["open", "close", None, None, None, "open"]
+
+
+def test_few_posts_begin_no_wave_and_end_one() -> None:
+    watched = rule(kind="volume", threshold=3)
+    few = Measurement(NOW, 5, 4.0, 1.0, enough=False)
+
+    assert judge(watched, Closed(), few) is None
+    assert judge(watched, Open(NOW), Measurement(NOW, 5, 0.2, 25.0, enough=False)) == "close"
 
 
 def test_a_value_that_cannot_be_judged_changes_nothing() -> None:
@@ -145,6 +153,11 @@ def test_quiet_hours_have_an_end(
         ({"kind": "negative_share", "threshold": 0.4, "direction": "below"}, "direction"),
         ({"kind": "model", "threshold": 1}, "threshold"),
         ({"quiet": {"start": "22:00", "end": "07:00", "zone": "Mars"}}, "zone"),
+        ({"quiet": {"start": "22:00Z", "end": "07:00"}}, "without a zone"),
+        ({"quiet": {"start": 1320, "end": "07:00"}}, "in quotes"),
+        ({"quiet": {"start": "22:00", "end": "22:00"}}, "the same"),
+        ({"threshold": float("nan")}, "threshold"),
+        ({"kind": "volume", "threshold": 0}, "above 0"),
         ({"unknown": 1}, "unknown"),
         ({"window_minutes": 0}, "window_minutes"),
     ],
