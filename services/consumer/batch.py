@@ -61,6 +61,8 @@ class Batch:
     records: Sequence[Record]
     """records[i] holds posts[i]."""
     dead_letters: Sequence[DeadLetter]
+    ends: Mapping[int, int] = field(default_factory=dict)
+    """By partition, where Kafka's records ended when these were read; those it said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def decode_batch(
     records: Mapping[int, Sequence[Record]],
     positions: Mapping[int, int],
     now: datetime,
+    ends: Mapping[int, int] | None = None,
 ) -> Batch:
     """Decodes what one poll returned, by partition, each in offset order.
 
@@ -111,4 +114,4 @@ def decode_batch(
                 dead.append(DeadLetter(record, "decode", exc.reason, exc.detail))
             else:
                 kept.append(record)
-    return Batch(epoch, topic, spans, posts, kept, dead)
+    return Batch(epoch, topic, spans, posts, kept, dead, ends or {})

@@ -237,7 +237,7 @@ class Pipeline:
             elif polled and epoch == self._epoch:
                 # A partition placed only now is read again from the ledger's offset.
                 known = {p: o for p, o in placed.items() if positions.get(p) == o}
-                batch = self._decode(epoch, polled, known)
+                batch = self._decode(epoch, polled, known, _ends(consumer, polled))
                 for partition, span in batch.spans.items():
                     positions[TopicPartition(batch.topic, partition)] = span.next
                 if batch.spans:
@@ -247,7 +247,11 @@ class Pipeline:
         return False
 
     def _decode(
-        self, epoch: int, polled: dict[TopicPartition, list[Any]], positions: dict[Any, int]
+        self,
+        epoch: int,
+        polled: dict[TopicPartition, list[Any]],
+        positions: dict[Any, int],
+        ends: dict[int, int],
     ) -> Batch:
         started = time.perf_counter()
         records = {
@@ -261,7 +265,8 @@ class Pipeline:
             for place, run in polled.items()
         }  # fmt: skip
         expected = {place.partition: offset for place, offset in positions.items()}
-        batch = decode_batch(epoch, self._kafka.posts_topic, records, expected, datetime.now(UTC))
+        now = datetime.now(UTC)
+        batch = decode_batch(epoch, self._kafka.posts_topic, records, expected, now, ends)
         metrics.STAGE_SECONDS.labels("decode").inc(time.perf_counter() - started)
         return batch
 
@@ -430,6 +435,13 @@ class Pipeline:
             log.exception("stage.failed")
             self._failure = exc
             self._abandon.set()
+
+
+def _ends(consumer: Any, places: Collection[TopicPartition]) -> dict[int, int]:
+    """Where Kafka's records end, of those of the partitions that are still assigned."""
+    owned = consumer.assignment() & set(places)
+    ends = {place.partition: consumer.highwater(place) for place in owned}
+    return {partition: end for partition, end in ends.items() if end is not None}
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library has no types

@@ -73,10 +73,12 @@ UPDATE kafka_offsets AS ledger
 SET next_offset = moved.next, stored = ledger.stored + moved.stored,
     duplicates = ledger.duplicates + moved.duplicates,
     dead_lettered = ledger.dead_lettered + moved.dead_lettered,
-    skipped = ledger.skipped + moved.skipped, updated_at = clock_timestamp()
+    skipped = ledger.skipped + moved.skipped, updated_at = clock_timestamp(),
+    end_offset = coalesce(moved.last, ledger.end_offset)
 FROM unnest(%(partition)s::int[], %(expected)s::bigint[], %(next)s::bigint[], %(stored)s::bigint[],
-            %(duplicates)s::bigint[], %(dead_lettered)s::bigint[], %(skipped)s::bigint[])
-    AS moved (partition, expected, next, stored, duplicates, dead_lettered, skipped)
+            %(duplicates)s::bigint[], %(dead_lettered)s::bigint[], %(skipped)s::bigint[],
+            %(last)s::bigint[])
+    AS moved (partition, expected, next, stored, duplicates, dead_lettered, skipped, last)
 WHERE ledger.consumer_group = %(group)s AND ledger.kafka_topic = %(topic)s
     AND ledger.kafka_partition = moved.partition AND ledger.next_offset = moved.expected
 """
@@ -144,7 +146,7 @@ class Store:
             stored: dict[int, int] = dict(cursor.fetchall())
             _write_dead_letters(cursor, scored)
             moves = [
-                _move(number, span, stored.get(number, 0), dead[number])
+                _move(number, span, stored.get(number, 0), dead[number], batch.ends.get(number))
                 for number, span in sorted(batch.spans.items())
             ]
             cursor.execute(
@@ -195,7 +197,9 @@ class Store:
         return self._connection
 
 
-def _move(partition: int, span: Span, stored: int, dead_lettered: int) -> dict[str, int]:
+def _move(
+    partition: int, span: Span, stored: int, dead_lettered: int, last: int | None
+) -> dict[str, int | None]:
     """One partition's step in the ledger: every record read is one of the three, every gap
     skipped.
     """
@@ -207,6 +211,7 @@ def _move(partition: int, span: Span, stored: int, dead_lettered: int) -> dict[s
         "duplicates": span.records - stored - dead_lettered,
         "dead_lettered": dead_lettered,
         "skipped": span.next - span.expected - span.records,
+        "last": last,
     }
 
 

@@ -165,6 +165,10 @@ class Pipeline(BaseModel):
     latency_p50_seconds: float | None
     """From a post's creation to its row, of the newest 1,000."""
     latency_p99_seconds: float | None
+    lag: int | None
+    """Records that Kafka held beyond those taken in, when each partition was last read from; None
+    before the first one.
+    """
     stored: int
     """Records of Kafka by what became of them, since the first one."""
     duplicates: int
@@ -239,10 +243,37 @@ sqrt(greatest(sum(score_square_sum) / nullif(sum(posts - unscored), 0)
 """
 
 _SERIES = """
-SELECT date_trunc(%(step)s, {column}, %(zone)s) AS start, {sums}
-FROM {table} WHERE topic = %(topic)s AND {column} >= %(since)s AND {column} < %(until)s
-GROUP BY 1 HAVING sum(posts) > 0 ORDER BY 1 DESC LIMIT %(most)s
+SELECT date_trunc(%(step)s, at, %(zone)s) AS start, {sums}
+FROM ({counted}) AS counted GROUP BY 1 HAVING sum(posts) > 0 ORDER BY 1 DESC LIMIT %(most)s
 """
+
+_COUNTS = "posts, negative, neutral, positive, unscored, score_sum, score_square_sum"
+
+_MINUTES = f"""
+SELECT minute AS at, {_COUNTS} FROM rollup_minute
+WHERE topic = %(topic)s AND minute >= %(since)s AND minute < %(until)s
+"""  # noqa: S608 - constant columns
+
+# An hour that a day of the zone begins in the middle of is taken minute by minute: a few in a
+# hundred, while all minutes of 60 days would take 170 ms.
+_HOURS = f"""
+WITH hours AS MATERIALIZED (
+    SELECT hour, {_COUNTS}, date_trunc(%(step)s, hour, %(zone)s)
+        <> date_trunc(%(step)s, hour + interval '59 minutes', %(zone)s) AS split
+    FROM rollup_hour
+    WHERE topic = %(topic)s AND hour > %(since)s - interval '1 hour' AND hour < %(until)s
+)
+SELECT hour AS at, {_COUNTS} FROM hours WHERE NOT split AND hour >= %(since)s
+UNION ALL
+SELECT minute, {", ".join(f"minutes.{name}" for name in _COUNTS.split(", "))}
+FROM (SELECT DISTINCT hour FROM hours WHERE split) AS split
+CROSS JOIN LATERAL (
+    SELECT * FROM rollup_minute
+    WHERE topic = %(topic)s AND minute >= greatest(split.hour, %(since)s)
+        AND minute < least(split.hour + interval '1 hour', %(until)s)
+    OFFSET 0
+) AS minutes
+"""  # noqa: S608 - constant columns
 
 _TOPIC_POINTS = """
 SELECT topic, min({column}) AS start, {sums}
@@ -334,7 +365,8 @@ _LEDGER = """
 SELECT coalesce(sum(stored), 0)::bigint AS stored,
     coalesce(sum(duplicates), 0)::bigint AS duplicates,
     coalesce(sum(dead_lettered), 0)::bigint AS dead_lettered,
-    coalesce(sum(skipped), 0)::bigint AS skipped
+    coalesce(sum(skipped), 0)::bigint AS skipped,
+    sum(greatest(end_offset - next_offset, 0))::bigint AS lag
 FROM kafka_offsets
 """
 
@@ -367,11 +399,8 @@ def series(
         # Whole days, or the first one would look smaller than it was.
         local = since.astimezone(named)
         since = local.replace(hour=0, minute=0, second=0, microsecond=0)
-    whole_hours = _whole_hours(since, named) and _whole_hours(until, named)
-    by_minute = step == Step.MINUTE or not whole_hours
-    table, column = ("rollup_minute", "minute") if by_minute else ("rollup_hour", "hour")
     found = reader.rows(
-        _SERIES.format(table=table, column=column, sums=_SUMS),
+        _SERIES.format(counted=_MINUTES if step == Step.MINUTE else _HOURS, sums=_SUMS),
         {
             "step": step.value,
             "zone": zone,
@@ -541,11 +570,6 @@ def _zone(name: str) -> ZoneInfo:
         raise BadRequestError(
             f"zone: there is no time zone {name[:64]!r}; try Europe/Paris"
         ) from None
-
-
-def _whole_hours(moment: datetime, zone: ZoneInfo) -> bool:
-    offset = moment.astimezone(zone).utcoffset() or timedelta()
-    return offset % timedelta(hours=1) == timedelta()
 
 
 def _encode(row: dict[str, Any]) -> str:

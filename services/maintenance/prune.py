@@ -42,9 +42,12 @@ _AGE: Final = {
     "shadow_predictions": "stored_at",
     "shadow_batches": "stored_at",
     "rescored_predictions": "stored_at",
+    "alerts": "closed_at",
+    "deliveries": "CASE WHEN state <> 'pending' THEN created_at END",
 }
-"""The column that tells a row's age; what was never delivered has none and stays. Corrections go
-with their posts; promotions are the history of what served, hold nobody's words, and stay.
+"""What tells a row's age; what is not over yet or was never delivered has none and stays. Attempts
+go with their deliveries, corrections with their posts; promotions are the history of what served,
+hold nobody's words, and stay.
 """
 
 # Posts and what models said need an index for it: the others are few, and a scan of 300,000 takes
@@ -92,6 +95,8 @@ class Pruned:
     shadow_predictions: int
     shadow_batches: int
     rescored_predictions: int
+    alerts: int
+    deliveries: int
     posts_kept_for_lake: int
     """Old enough to go, but the lake has not got them yet."""
 

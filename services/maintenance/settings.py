@@ -25,8 +25,8 @@ class RetentionSettings(BaseSettings):
     model_config = group("MOODSTREAM_RETENTION_")
 
     days: int = Field(ge=1)
-    """Age in days from which posts, dead letters and delivered messages are deleted. The rollups
-    stay.
+    """Age in days from which posts, dead letters, past alerts and sent messages are
+    deleted. The rollups stay.
     """
 
 

@@ -8,10 +8,13 @@ check and use reaches nothing inside.
 """
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv6Address, ip_address
+from threading import Timer, local
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -49,34 +52,76 @@ class PrivateAddressError(MoodstreamError):
     """A webhook leads to an address that is not on the internet."""
 
 
-class _Guarded(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        connected = super()._new_conn()
-        try:
-            check_peer(connected)
-        except PrivateAddressError:
+_CONNECTED: Final = local()
+"""`sockets`: what this thread has connected to in the try that is under way."""
+
+
+@contextmanager
+def _cut_after(seconds: float) -> Iterator[None]:
+    """Cuts the connections of the block after so many seconds, however slowly the other end goes
+    on: urllib3's timeouts are for each read.
+    """
+    sockets: list[socket.socket] = []
+
+    def cut() -> None:
+        for connected in sockets:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
+
+    timer = Timer(seconds, cut)
+    _CONNECTED.sockets = sockets
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        for connected in sockets:
             connected.close()
-            raise
-        return connected
 
 
-class _GuardedTLS(HTTPSConnection):
+def _bounded(connected: socket.socket) -> socket.socket:
+    # A copy: TLS takes the socket itself over.
+    _CONNECTED.sockets.append(connected.dup())
+    return connected
+
+
+class _Bounded(HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        connected = super()._new_conn()
-        try:
-            check_peer(connected)
-        except PrivateAddressError:
-            connected.close()
-            raise
-        return connected
+        return _bounded(super()._new_conn())
 
 
-class _GuardedPool(HTTPConnectionPool):
-    ConnectionCls = _Guarded
+class _BoundedTLS(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return _bounded(super()._new_conn())
 
 
-class _GuardedTLSPool(HTTPSConnectionPool):
-    ConnectionCls = _GuardedTLS
+class _Guarded(_Bounded):
+    def _new_conn(self) -> socket.socket:
+        return _checked(super()._new_conn())
+
+
+class _GuardedTLS(_BoundedTLS):
+    def _new_conn(self) -> socket.socket:
+        return _checked(super()._new_conn())
+
+
+def _checked(connected: socket.socket) -> socket.socket:
+    try:
+        check_peer(connected)
+    except PrivateAddressError:
+        connected.close()
+        raise
+    return connected
+
+
+def _pools(plain: type[HTTPConnection], tls: type[HTTPSConnection]) -> urllib3.PoolManager:
+    pools = urllib3.PoolManager()
+    pools.pool_classes_by_scheme = {
+        "http": type("_Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("_TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+    }
+    return pools
 
 
 def check_peer(connected: socket.socket) -> None:
@@ -96,9 +141,6 @@ class Sender:
     def __init__(self, seconds: float, allowed_hosts: frozenset[str]) -> None:
         self._seconds = seconds
         self._allowed = allowed_hosts
-        self._open = urllib3.PoolManager()
-        self._guarded = urllib3.PoolManager()
-        self._guarded.pool_classes_by_scheme = {"http": _GuardedPool, "https": _GuardedTLSPool}
 
     def send(self, channel: Channel, ident: str, payload: dict[str, Any]) -> Outcome:
         """One try; never raises. `ident` is the same for every try of one message."""
@@ -129,27 +171,30 @@ class Sender:
             if secret is not None:
                 signer = Webhook(secret.get_secret_value())
                 headers["webhook-signature"] = signer.sign(ident, now, body.decode())
-            answer = (self._open if allowed else self._guarded).request(
-                "POST",
-                url,
-                body=body,
-                headers=headers,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=urllib3.Timeout(total=self._seconds),
-            )
+            # Connections of its own: a channel's messages are a minute apart.
+            connections = (_Bounded, _BoundedTLS) if allowed else (_Guarded, _GuardedTLS)
+            with (
+                _cut_after(self._seconds),
+                _pools(*connections) as pools,
+                pools.request(
+                    "POST",
+                    url,
+                    body=body,
+                    headers=headers,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    timeout=urllib3.Timeout(total=self._seconds),
+                ) as answer,
+                # The status is the answer; what follows it is nobody's.
+                suppress(urllib3.exceptions.HTTPError, OSError),
+            ):
+                answer.read(_ANSWER_BYTES)
         except PrivateAddressError as exc:
             return Outcome(None, str(exc))
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
             # The exception's own words hold the address, which is a secret.
             return Outcome(None, f"{type(exc).__name__}: {host} does not answer as it should")
-        try:
-            answer.read(_ANSWER_BYTES)
-        except (urllib3.exceptions.HTTPError, OSError):
-            pass  # The status is the answer; what follows it is nobody's.
-        finally:
-            answer.close()
         if 200 <= answer.status < 300:
             return Outcome(answer.status, None)
         return Outcome(
@@ -162,10 +207,10 @@ class Sender:
     def _people(self, address: SecretStr | None, payload: dict[str, Any]) -> Outcome:
         asset = apprise.AppriseAsset(secure_logging=True)
         target = apprise.Apprise(asset=asset)
-        if address is None or not target.add(address.get_secret_value()):
-            return Outcome(None, "apprise cannot read the address; see its documentation")
         data = payload["data"]
         try:
+            if address is None or not target.add(address.get_secret_value()):
+                return Outcome(None, "apprise cannot read the address; see its documentation")
             told = target.notify(
                 title=data["title"],
                 body=data["text"][:_TEXT_CHARACTERS],

@@ -314,8 +314,13 @@ def test_sigterm_under_load_exits_cleanly_with_everything_it_stored_committed(ri
     assert consumer.wait(30) == 0
     reader = make_consumer(rig.kafka.settings, f"group-{rig.kafka.settings.posts_topic}")
     topic = rig.kafka.settings.posts_topic
-    for partition, offset in rig.query("SELECT kafka_partition, next_offset FROM kafka_offsets"):
-        assert (reader.committed(TopicPartition(topic, partition)) or 0) == offset
+    for partition, offset, end in rig.query(
+        "SELECT kafka_partition, next_offset, end_offset FROM kafka_offsets"
+    ):
+        place = TopicPartition(topic, partition)
+        assert (reader.committed(place) or 0) == offset
+        assert end in {None, *reader.end_offsets([place]).values()}
+        assert end is not None or offset == 0
     reader.close()
     rig.start()
     rig.wait_for(20_000)

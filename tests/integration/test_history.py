@@ -15,6 +15,7 @@ from services.dashboard import history
 from services.dashboard.history import BadRequestError, Filters, Reader, Step
 from tests.integration.conftest import PostgresHandle
 from tests.integration.test_dashboard import HOSTILE, execute, serving
+from tests.integration.warehouse import add_posts
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -99,6 +100,28 @@ def test_a_day_is_a_day_of_the_zone_that_is_asked_for(
         ("2026-03-10T04:00:00+00:00", 2),
         ("2026-03-11T04:00:00+00:00", 1),
     ]
+
+
+def test_counts_are_those_of_the_posts_wherever_a_zones_days_begin(
+    postgres: PostgresHandle, reader: Reader
+) -> None:
+    # Over the end of summer time in both halves of the world.
+    for i, start in enumerate(
+        (datetime(2026, 4, 3, tzinfo=UTC), datetime(2026, 10, 30, tzinfo=UTC))
+    ):
+        add_posts(postgres.settings, start, 2_000, 2_000 * i, "6 days")
+    since, until = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 11, 20, tzinfo=UTC)
+    recount = (
+        "SELECT date_trunc(%(step)s, created_at, %(zone)s) AS start, count(*) AS posts FROM posts "
+        "GROUP BY 1 ORDER BY 1"
+    )
+
+    for zone in ("UTC", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe"):
+        for step in (Step.HOUR, Step.DAY):
+            points = history.series(reader, "*", since, until, step, zone)
+            counted = reader.rows(recount, {"step": step.value, "zone": zone})
+            found = [{"start": point.start, "posts": point.posts} for point in points]
+            assert found == counted, zone
 
 
 def test_counts_average_and_its_uncertainty_are_those_of_the_posts(
@@ -214,8 +237,8 @@ def test_the_pipeline_says_what_became_of_every_record(
     put(postgres, ["a"], datetime.now(UTC) - timedelta(seconds=30))
     execute(
         postgres,
-        "INSERT INTO kafka_offsets VALUES ('g', 'posts', 0, 0, 6, 3, 1, 2, 0), "
-        "('g', 'posts', 1, 0, 4, 4, 0, 0, 0)",
+        "INSERT INTO kafka_offsets VALUES ('g', 'posts', 0, 0, 6, 3, 1, 2, 0, now(), 11), "
+        "('g', 'posts', 1, 0, 4, 4, 0, 0, 0, now(), 3)",
     )
     execute(
         postgres,
@@ -225,7 +248,7 @@ def test_the_pipeline_says_what_became_of_every_record(
 
     found = history.pipeline(reader)
 
-    assert (found.stored, found.duplicates, found.dead_lettered) == (7, 1, 2)
+    assert (found.stored, found.duplicates, found.dead_lettered, found.lag) == (7, 1, 2, 5)
     assert [(dead.reason, dead.records) for dead in found.dead_letters] == [("not-json", 2)]
     assert found.latency_p50_seconds == pytest.approx(30, abs=20)
 

@@ -163,6 +163,20 @@ def fill(settings: PostgresSettings, days_ago: float, posts: int) -> None:
     )
     query(
         settings,
+        "INSERT INTO alerts (rule, kind, topic, posts, summary, opened_at, closed_at) VALUES "
+        "(%s, 'level', '*', 1, 'low', %s, %s), (%s, 'level', '*', 1, 'low', %s, NULL)",
+        *(f"over-{days_ago}", at, at, f"open-{days_ago}", at),
+    )
+    query(
+        settings,
+        "WITH told AS (INSERT INTO deliveries (channel, kind, payload, state, created_at) VALUES "
+        "('hook', 'k', '{}', 'delivered', %s), ('hook', 'k', '{}', 'failed', %s), "
+        "('hook', 'k', '{}', 'pending', %s) RETURNING id) "
+        "INSERT INTO delivery_attempts (delivery, seconds) SELECT id, 1 FROM told",
+        *(at, at, at),
+    )
+    query(
+        settings,
         "INSERT INTO shadow_predictions (source, id, champion_version, champion_label, "
         "champion_score, model_name, model_version, label, p_negative, p_neutral, p_positive, "
         "stored_at) VALUES ('replay', %s, '1', 'neutral', 0, 'sentiment', '2', 'neutral', 0, 1, "
@@ -198,6 +212,9 @@ def counts(settings: PostgresSettings) -> dict[str, int]:
         "outbox",
         "shadow_predictions",
         "shadow_batches",
+        "alerts",
+        "deliveries",
+        "delivery_attempts",
         "corrections",
         "promotions",
         "rollup_minute",
@@ -224,6 +241,8 @@ def test_a_prune_deletes_what_is_old_and_keeps_the_rollups(postgres: PostgresHan
         "shadow_predictions": 1,
         "shadow_batches": 1,
         "rescored_predictions": 0,
+        "alerts": 1,
+        "deliveries": 2,
         "posts_kept_for_lake": 0,
     }
     assert left == {
@@ -232,6 +251,9 @@ def test_a_prune_deletes_what_is_old_and_keeps_the_rollups(postgres: PostgresHan
         "outbox": 3,
         "shadow_predictions": 1,
         "shadow_batches": 1,
+        "alerts": 3,
+        "deliveries": 4,
+        "delivery_attempts": 4,
         "corrections": 1,
         "promotions": 2,
         "rollup_minute": 2,

@@ -1,8 +1,13 @@
 """Channels, retries and messages of the notifier."""
 
+import json
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -131,3 +136,60 @@ def test_without_tls_only_a_host_that_is_allowed_is_asked() -> None:
 
     assert "not https" in (outcome.problem or "")
     assert "secret-part" not in (outcome.problem or "")
+
+
+@contextmanager
+def answering(*parts: bytes, pause: float = 0.0) -> Iterator[tuple[int, list[bytes]]]:
+    """A server for one connection that answers these parts; its port, and what it was sent."""
+    got: list[bytes] = []
+
+    def serve(server: socket.socket) -> None:
+        with suppress(OSError):
+            connected, _ = server.accept()
+            with connected:
+                connected.settimeout(5)
+                got.append(connected.recv(65_536))
+                while b"\r\n\r\n" in got[0] and got[0].endswith(b"\r\n\r\n"):
+                    got[0] += connected.recv(65_536)
+                for part in parts:
+                    connected.sendall(part)
+                    time.sleep(pause)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        thread = Thread(target=serve, args=(server,))
+        thread.start()
+        yield server.getsockname()[1], got
+    thread.join(10)
+
+
+@pytest.mark.parametrize("delivered", [False, True], ids=["in its status", "in its body"])
+def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(delivered: bool) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+    drops = [head, *[b"x"] * 100] if delivered else [bytes([byte]) for byte in head]
+    with answering(*drops, pause=0.1) as (port, _):
+        channel = Channel.model_validate({"webhook": f"http://127.0.0.1:{port}/"})
+        started = time.monotonic()
+
+        outcome = Sender(1, frozenset({"127.0.0.1"})).send(channel, "msg_1", {"data": {}})
+
+        seconds = time.monotonic() - started
+    assert (outcome.problem is None) == delivered
+    assert 0.9 < seconds < 3
+
+
+@pytest.mark.parametrize("code", [200, 500])
+def test_people_are_told_title_and_text_by_apprise(code: int) -> None:
+    answer = f"HTTP/1.1 {code} Said\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    with answering(answer) as (port, got):
+        channel = Channel.model_validate(
+            {"apprise": f"mmost://127.0.0.1:{port}/tokentokentokentoken"}
+        )
+        payload = {"data": {"title": "Alert wave", "text": "trains: 46 % negative <b>"}}
+
+        outcome = Sender(5, frozenset()).send(channel, "msg_1", payload)
+
+    head, _, body = got[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /hooks/tokentokentokentoken ")
+    assert json.loads(body)["text"].split("\r\n") == ["Alert wave", "trains: 46 % negative <b>"]
+    assert (outcome.problem is None) == (code == 200)

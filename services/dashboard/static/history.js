@@ -170,6 +170,7 @@ export async function refreshPipeline() {
     const second = (s) => (s === null ? "–" : s < 120 ? `${s.toFixed(2)} s` : "old posts");
     byId("pipeline").replaceChildren(
       row(["stored a second", rate === null ? "–" : rate.toFixed(1)]),
+      row(["waiting in Kafka", found.lag === null ? "–" : count(found.lag)]),
       row(["creation to row, p50", second(found.latency_p50_seconds)]),
       row(["creation to row, p99", second(found.latency_p99_seconds)]),
       row(["newest stored", found.newest_at ? clockOrDay(found.newest_at) : "–"]),
