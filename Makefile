@@ -130,8 +130,12 @@ integration: $(DEV_READY) ## Tests with real parts
 	@$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile
 
 .PHONY: bench
-bench: $(DEV_READY) ## Measure on real parts; ARGS="--only drain,live,serving,quality"
+bench: $(DEV_READY) ## Measure on real parts; ARGS="--only drain,live,serving,peers,limits,growth"
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: faults
+faults: $(DEV_READY) ## Break every part and see that nothing is lost; ARGS="--soak 600"
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 .PHONY: docs
 docs: $(DEV_READY) ## Write the pages of settings, views and chart values from their sources

@@ -180,6 +180,7 @@ def _kept_up(found: dict[str, float], rate: int) -> bool:
 
 def growth(rig: Rig, posts: int, sizes: Sequence[int], partitions: Sequence[int]) -> dict[str, Any]:
     """The drain into a warehouse of so many posts, and with so many Kafka partitions."""
+    drain_once(rig, posts, 1)  # Warms everything up; else the first figure is the lowest.
     result: dict[str, Any] = {
         "partitions": {
             str(count): round(drain_once(rig, posts, 1, count)[0]) for count in partitions
