@@ -127,7 +127,7 @@ charts: $(TOOLS_READY) ## The Helm charts: rendered, scanned, taken by a real AP
 
 .PHONY: integration
 integration: $(DEV_READY) ## Tests with real parts
-	@$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile
+	@$(BIN)/python -m pytest tests/integration tests/hostile -n 2 --dist loadfile
 
 .PHONY: bench
 bench: $(DEV_READY) ## Measure on real parts; ARGS="--only drain,live,serving,peers,limits,growth"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -24,6 +25,8 @@ SCHEMA_VERSION: Final = 1
 MAX_RECORD_BYTES: Final = 262_144
 """Largest encoded post; beyond it a record is a dead letter without being parsed."""
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+"""A time that stays one in UTC."""
 MAX_CLOCK_SKEW: Final = timedelta(days=1)
 """How far a post's own time may lie in the future before it is called wrong."""
 
@@ -36,6 +39,11 @@ Topic = Annotated[Storable, Field(min_length=1, max_length=100)]
 
 ALL_TOPICS: Final = "*"
 """Stands for every post in the rollups; no topic may be called so."""
+
+
+def _utc(moment: datetime) -> datetime:
+    """PostgreSQL has no offsets of 16 hours and more, and none with seconds; others do."""
+    return moment.astimezone(UTC)
 
 
 class Post(BaseModel):
@@ -52,7 +60,7 @@ class Post(BaseModel):
     """What was written."""
     language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None = None
     """ISO 639 code that the source gave; None when it gave none."""
-    created_at: Annotated[AwareDatetime, Field(ge=EARLIEST)]
+    created_at: Annotated[AwareDatetime, Field(ge=EARLIEST, lt=_LATEST), AfterValidator(_utc)]
     """When it was posted, by the source's clock."""
     author: Annotated[Storable, Field(max_length=64)] | None = None
     """Keyed hash of the author's id; None when the source names none."""

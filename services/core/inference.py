@@ -6,13 +6,19 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 Answers are sorted by whose fault they are, because only a bad text may become a dead letter.
 """
 
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from threading import Timer
 from typing import Any, Final
 
 import numpy as np
 import orjson
 import urllib3
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from services.core.contract import INPUT_NAME, LABELS, PROBABILITIES_OUTPUT, Probabilities
 from services.core.errors import MoodstreamError, TemporaryError
@@ -22,6 +28,49 @@ _REJECTED_STATUSES: Final = frozenset({400, 413, 422})
 _SUM_TOLERANCE: Final = 0.01
 """How far a row of probabilities may sum from 1; rounding in a JSON answer stays far below it."""
 _CONNECTIONS: Final = 4
+_CHUNK_BYTES: Final = 65_536
+_NO_DEADLINE: Final = 3_600.0
+_MOST_BYTES: Final = 64 * 1024 * 1024
+"""No answer to the most texts of a request is near it."""
+
+
+@contextmanager
+def _head_in_time(connection: HTTPConnection) -> Iterator[None]:
+    """Cuts a connection whose answer's head does not come within its timeout as a whole; the
+    library counts it anew with each byte.
+    """
+    connected = connection.sock
+
+    def cut() -> None:
+        with suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = Timer(connection.timeout or _NO_DEADLINE, cut)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class _Connection(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in the library
+        with _head_in_time(self):
+            return super().getresponse()
+
+
+class _TLSConnection(HTTPSConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in the library
+        with _head_in_time(self):
+            return super().getresponse()
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
 
 
 class RejectedTextsError(MoodstreamError):
@@ -50,11 +99,11 @@ class InferenceClient:
     def __init__(self, settings: InferenceSettings) -> None:
         self._model = settings.model_name
         self._base = f"{settings.url.rstrip('/')}/v2/models/{settings.model_name}"
+        self._seconds = settings.timeout_seconds
         self._pool = urllib3.PoolManager(
-            maxsize=_CONNECTIONS,
-            retries=False,
-            timeout=urllib3.Timeout(total=settings.timeout_seconds),
+            maxsize=_CONNECTIONS, retries=False, timeout=urllib3.Timeout(total=self._seconds)
         )
+        self._pool.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
     def score(self, texts: Sequence[str]) -> Scored:
         """Probabilities of each text, in order.
@@ -99,13 +148,29 @@ class InferenceClient:
         return str(version)
 
     def _request(self, method: str, url: str, body: bytes | None) -> tuple[int, bytes]:
+        deadline = time.monotonic() + self._seconds
+        content = bytearray()
         try:
             response = self._pool.request(
-                method, url, body=body, headers={"Content-Type": "application/json"}
+                method,
+                url,
+                body=body,
+                headers={"Content-Type": "application/json"},
+                preload_content=False,
             )
+            # The library's deadline is for each read; an answer that trickles would never end.
+            while chunk := response.read1(_CHUNK_BYTES):
+                content += chunk
+                if time.monotonic() > deadline or len(content) > _MOST_BYTES:
+                    response.close()
+                    raise TemporaryError(
+                        f"the predictor at {url} does not end its answer: {len(content)} bytes so "
+                        f"far, {self._seconds} s are its deadline"
+                    )
         except urllib3.exceptions.HTTPError as exc:
             raise TemporaryError(f"the predictor at {url} does not answer: {exc}") from exc
-        return response.status, response.data
+        response.release_conn()
+        return response.status, bytes(content)
 
 
 def _parse(content: bytes, expected: int) -> Scored:

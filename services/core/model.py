@@ -30,6 +30,8 @@ TRUSTED_TYPES: Final = (
 """Types that a model file may hold besides those that skops trusts itself: numpy's, scipy's and
 scikit-learn's public ones.
 """
+_MAX_BYTES: Final = 256 * 1024 * 1024
+"""What a model file may unpack to."""
 _REGISTERED: Final = "registered_model_meta"
 """Written by MLflow beside the artifacts when a registered version is downloaded."""
 _MLMODEL: Final = "MLmodel"
@@ -72,6 +74,10 @@ def load_pipeline(path: Path) -> Pipeline:
     if not path.is_file():
         raise ModelError(f"{path} is missing; a model is served from skops files only")
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _MAX_BYTES:
+            raise ModelError(f"{path} unpacks to {size} bytes, the limit is {_MAX_BYTES}")
         untrusted = sorted(
             set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED_TYPES),
         )

@@ -378,7 +378,8 @@ def read_yaml(text: str) -> list[Rule]:
     """Rules from YAML: `rules:` with a list. Raises RulesError naming the rule and its fault."""
     try:
         found = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError) as exc:
+        # Besides its own, PyYAML raises what it meets in a date or a number that is none.
         raise RulesError(f"not YAML: {' '.join(str(exc).split())}") from None
     listed = found.get("rules") if isinstance(found, dict) else None
     if not isinstance(listed, list):
@@ -391,7 +392,8 @@ def read_yaml(text: str) -> list[Rule]:
             rules.append(Rule.model_validate(each))
         except ValidationError as exc:
             name = each.get("name") if isinstance(each, dict) else None
-            raise RulesError(f"rule {number} ({name}): {reasons(exc)}") from None
+            shown = str(name)[:64].encode(errors="backslashreplace").decode()
+            raise RulesError(f"rule {number} ({shown}): {reasons(exc)}") from None
     names = [rule.name for rule in rules]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RulesError(f"two rules have the name {', '.join(twice)}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import Request
 from pydantic import SecretStr
@@ -123,10 +123,7 @@ class Guard:
         bearer = _bearer(headers) is not None
         if origin is None and not bearer:
             raise AccessError(403, "send an Origin header with the dashboard's own address")
-        if (
-            origin is not None
-            and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
-        ):
+        if origin is not None and _split(origin).netloc.lower() != headers.get("host", "").lower():
             raise AccessError(403, f"a page of {origin} may not write here")
         visitor = self.visitor(client, headers, token)
         if visitor.role == Role.EDITOR:
@@ -204,13 +201,21 @@ def _same(given: str | None, wanted: SecretStr | None) -> bool:
 def _is_this_machine(client: str | None, headers: Mapping[str, str]) -> bool:
     if any(name in headers for name in _FORWARDED):
         return False
-    name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    name = _split(f"//{headers.get('host', '')}").hostname or ""
     address, named = _address(client), _address(name)
     return (
         address is not None
         and address.is_loopback
         and (name == "localhost" or (named is not None and named.is_loopback))
     )
+
+
+def _split(address: str) -> SplitResult:
+    """Empty for what is no address, as half an IPv6 one."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _address(text: str | None) -> IPv4Address | IPv6Address | None:

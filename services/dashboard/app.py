@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from pydantic import AwareDatetime, ValidationError
+from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,6 +46,7 @@ _STATUSES: Final[dict[type[MoodstreamError], int]] = {
     corrections.UnknownPostsError: 404,
     corrections.ForbiddenError: 403,
     rules.InvalidRuleError: 422,
+    rules.TooLargeError: 413,
     RulesError: 422,
     rules.NoSuchError: 404,
     NotAllowedError: 403,
@@ -145,7 +146,7 @@ def create_app(
     @app.get("/", include_in_schema=False)
     async def page(request: Request, token: str | None = None) -> Response:
         """The page. A token in its address becomes a cookie, or it would be copied with it."""
-        if token is None:
+        if token is None or not token.isascii():
             return FileResponse(_STATIC / "index.html")
         answer = RedirectResponse(str(request.url.remove_query_params("token")), status_code=303)
         secure = request.url.scheme == "https"
@@ -215,7 +216,7 @@ def _live(warehouse: Warehouse, stopping: Callable[[], bool]) -> APIRouter:
         return warehouse.snapshot().models
 
     @api.get("/promotions")
-    def promotions(since: AwareDatetime | None = None) -> list[Promotion]:
+    def promotions(since: history.Moment | None = None) -> list[Promotion]:
         """What happened to model versions since a moment, oldest first; the newest 1,000."""
         return warehouse.promotions(since)
 
@@ -280,6 +281,8 @@ def _run(service: ServiceSettings, stop: Event) -> None:
         port=service.port,
         log_config=None,
         access_log=False,
+        # Who asks is the guard's to say, and it looks at the peer.
+        proxy_headers=False,
         timeout_graceful_shutdown=_STREAMS_END_SECONDS,
     )
     server = uvicorn.Server(config)

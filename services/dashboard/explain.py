@@ -18,8 +18,9 @@ from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import Any, Final, Literal
 
-from fastapi import APIRouter, Depends
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.core.contract import labels_of, scores_of
 from services.core.errors import TemporaryError
@@ -27,7 +28,8 @@ from services.core.events import ALL_TOPICS, Storable
 from services.core.inference import FailedTextsError, InferenceClient, RejectedTextsError, Scored
 from services.core.settings import InferenceSettings
 from services.dashboard.access import viewer
-from services.dashboard.history import Reader, Word
+from services.dashboard.history import BadRequestError, Moment, Reader, Word
+from services.dashboard.rules import TooLargeError
 
 _TEXT_CHARACTERS: Final = 2_000
 _WORDS_LEFT_OUT: Final = 400
@@ -55,6 +57,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE,
 )  # fmt: skip
 
+_MOST_BYTES: Final = 64 * 1024
 Kind = Literal["word", "hashtag", "emoji"]
 
 
@@ -283,16 +286,29 @@ def router(explainer: Explainer) -> APIRouter:
     """The addresses of both, for those who may read."""
     api = APIRouter(prefix="/api", dependencies=[Depends(viewer)], tags=["explain"])
 
-    @api.post("/try")
-    def try_sentence(sentence: Sentence) -> Tried:
+    body = {"content": {"application/json": {"schema": Sentence.model_json_schema()}}}
+
+    @api.post("/try", openapi_extra={"requestBody": {"required": True} | body})
+    async def try_sentence(request: Request) -> Tried:
         """The model's word on a sentence, and each word's part in it. Nothing is stored."""
-        return explainer.sentence(sentence.text)
+        # Not a parameter: FastAPI would read a body of any size before it asks who sends it.
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST_BYTES:
+                raise TooLargeError(f"a sentence has at most {_MOST_BYTES // 1024} KB")
+        try:
+            sentence = Sentence.model_validate_json(bytes(body))
+        except ValidationError as exc:
+            error = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise BadRequestError(f"text: {error['msg']}") from None
+        return await run_in_threadpool(explainer.sentence, sentence.text)
 
     @api.get("/drivers")
     def get_drivers(
         topic: Word = ALL_TOPICS,
-        since: AwareDatetime | None = None,
-        until: AwareDatetime | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
     ) -> Drivers:
         """The words, hashtags and emoji that drive positive and negative."""
         return explainer.drivers(topic, since, until)

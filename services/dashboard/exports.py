@@ -22,7 +22,7 @@ from threading import BoundedSemaphore
 from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 from xml.etree import ElementTree
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import anyio
 import orjson
@@ -30,7 +30,7 @@ import xlsxwriter
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Message, Receive, Scope, Send
 from xlsxwriter.exceptions import FileSizeError
 
@@ -40,7 +40,7 @@ from services.core.events import ALL_TOPICS
 from services.core.postgres import Cursor, connect, transaction
 from services.core.settings import PostgresSettings
 from services.dashboard.access import viewer
-from services.dashboard.history import BadRequestError, Label, Reader, Word
+from services.dashboard.history import BadRequestError, Label, Moment, Reader, Word, known_zone
 
 # Read while Arrow is imported; its own allocator takes 30 MB more.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
@@ -123,9 +123,9 @@ class Export(BaseModel):
     """ISO 639 code."""
     text: Word | None = Field(default=None, max_length=200)
     """Contained in the post, whatever its case."""
-    since: AwareDatetime | None = None
+    since: Moment | None = None
     """First moment, with its zone."""
-    until: AwareDatetime | None = None
+    until: Moment | None = None
     """First moment that is no longer wanted, with its zone."""
     zone: str = Field(default="UTC", max_length=64)
     """IANA name of the time zone in which days begin. All times are written in UTC."""
@@ -300,12 +300,7 @@ def _whole_hours(zone: str) -> bool:
 
 def _plan(wanted: Export) -> tuple[_Table, str, dict[str, Any]]:
     """Table, SQL and its parameters. Raises BadRequestError for filters that the table has not."""
-    try:
-        ZoneInfo(wanted.zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadRequestError(
-            f"zone: there is no time zone {wanted.zone!r}; give an IANA name, as Europe/Paris"
-        ) from None
+    known_zone(wanted.zone)
     tables = {
         What.POSTS: _POSTS,
         What.PREDICTIONS: _PREDICTIONS,

@@ -45,7 +45,7 @@ _LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 def _sensible(moment: datetime) -> datetime:
     if not _EARLIEST <= moment <= _LATEST:
         raise ValueError("give a time between the years 1900 and 9000")
-    return moment
+    return moment.astimezone(UTC)
 
 
 def _storable(word: str) -> str:
@@ -55,7 +55,9 @@ def _storable(word: str) -> str:
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_sensible)]
-"""A time that stays one in every zone and a day further."""
+"""A time that stays one in every zone and a day further. In UTC: PostgreSQL does not know every
+offset.
+"""
 Word = Annotated[str, AfterValidator(_storable)]
 """Text that PostgreSQL can hold."""
 Label = Literal["negative", "neutral", "positive"]
@@ -392,7 +394,7 @@ def series(
     Without `since`: the last 2 hours of minutes, 7 days of hours, 30 days of days. Raises
     BadRequestError for a zone that there is not, TemporaryError.
     """
-    named = _zone(zone)
+    named = known_zone(zone)
     until = until or datetime.now(UTC) + timedelta(days=1)
     since = since or datetime.now(UTC) - _DEFAULT_SPANS[step]
     if step == Step.DAY:
@@ -563,8 +565,11 @@ def router(reader: Reader) -> APIRouter:
     return api
 
 
-def _zone(name: str) -> ZoneInfo:
+def known_zone(name: str) -> ZoneInfo:
+    """Raises BadRequestError for one that Python or PostgreSQL has not."""
     try:
+        if name.partition("/")[0] in {"posix", "right", "localtime", "posixrules"}:
+            raise ValueError
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise BadRequestError(
@@ -585,10 +590,12 @@ def _decode(cursor: str | None) -> tuple[datetime | None, str | None, str | None
             base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         )
         moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None or not all(
-            isinstance(part, str) and "\0" not in part for part in (source, ident)
+        if (
+            moment.tzinfo is None
+            or not _EARLIEST <= moment <= _LATEST
+            or not all(isinstance(part, str) and "\0" not in part for part in (source, ident))
         ):
             raise ValueError
     except (ValueError, TypeError, binascii.Error):
         raise BadRequestError("cursor: not one that this address gave; leave it out") from None
-    return moment, source, ident
+    return moment.astimezone(UTC), source, ident

@@ -8,14 +8,14 @@ from typing import Annotated, Final
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.core.errors import MoodstreamError
 from services.core.postgres import Cursor, NotAllowedError, connect, transaction
 from services.core.rules import Episode, Rule, preview, read_yaml, reasons, write_yaml
 from services.core.settings import PostgresSettings
 from services.dashboard.access import Visitor, editor, viewer
-from services.dashboard.history import Reader, rows
+from services.dashboard.history import Moment, Reader, Word, rows
 
 _SECONDS: Final = 30.0
 _MOST: Final = 200
@@ -25,6 +25,10 @@ _PREVIEW_DAYS: Final = 7
 
 class InvalidRuleError(MoodstreamError):
     """A rule that makes no sense; the message says which part."""
+
+
+class TooLargeError(MoodstreamError):
+    """A body over the limit."""
 
 
 class NoSuchError(MoodstreamError):
@@ -146,7 +150,11 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
         """All rules, by name."""
         return stored()
 
-    @api.get("/rules.yaml")
+    @api.get(
+        "/rules.yaml",
+        responses={200: {"content": {"application/yaml": {}}}},
+        response_class=Response,
+    )
     def get_yaml() -> Response:
         """The same as YAML."""
         return Response(write_yaml(stored()), media_type="application/yaml")
@@ -181,7 +189,7 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
         return rule
 
     @api.delete("/rules/{name}", status_code=204, dependencies=[Depends(editor)])
-    def delete_rule(name: str) -> None:
+    def delete_rule(name: Word) -> None:
         """Removes a rule; its alert, if one is open, ends."""
 
         def remove(cursor: Cursor) -> int:
@@ -194,8 +202,8 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
     @api.post("/rules/preview")
     async def preview_rule(
         request: Request,
-        since: AwareDatetime | None = None,
-        until: AwareDatetime | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
     ) -> list[Episode]:
         """When a rule would have held, in the last 7 days unless told otherwise. Stores nothing."""
         rule = _rule(await _body(request))
@@ -231,7 +239,7 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
         return {"channels": list(rule.channels)}
 
     @api.get("/alerts")
-    def get_alerts(since: AwareDatetime | None = None) -> list[Alert]:
+    def get_alerts(since: Moment | None = None) -> list[Alert]:
         """The newest 200 alerts since a moment, and all that are open, newest first."""
         return [
             Alert.model_validate(row)
@@ -257,7 +265,7 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
         return [Delivery.model_validate(row) for row in reader.rows(_DELIVERIES, {"most": limit})]
 
     @api.post("/deliveries/{ident}/replay", status_code=202, dependencies=[Depends(editor)])
-    def replay(ident: str) -> dict[str, str]:
+    def replay(ident: Word) -> dict[str, str]:
         """Sends a message again, with the same id; the tries begin anew."""
 
         def again(cursor: Cursor) -> int:
@@ -276,7 +284,7 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MOST_BYTES:
-            raise InvalidRuleError(f"rules have at most {_MOST_BYTES // 1024} KB")
+            raise TooLargeError(f"rules have at most {_MOST_BYTES // 1024} KB")
     return bytes(body)
 
 

@@ -116,7 +116,7 @@ def notice(settings: PostgresSettings, posts: Sequence[str]) -> int:
     """
     keys = [tuple(post.split("/", 1)) for post in posts]
     for key, post in zip(keys, posts, strict=True):
-        if len(key) != 2 or not all(key):
+        if len(key) != 2 or not all(key) or "\0" in post or not post.isprintable():
             raise SettingsError(f"{post!r} names no post; write source/id, as in bluesky/3kabc")
     connection = connect(settings, "moodstream delete")
     try:

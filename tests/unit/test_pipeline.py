@@ -48,6 +48,9 @@ class ScriptedConsumer:
 
     end_offsets = beginning_offsets
 
+    def highwater(self, partition: TopicPartition) -> int | None:
+        return 9 if partition == OLD else None
+
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self.sought.append((partition, offset))
 

@@ -519,7 +519,11 @@ def test_posts_beyond_the_queue_are_dropped_and_counted_not_waited_for(
     stopped.set()
     posts.extend(stream)
 
-    assert [post.id for post in posts] == [str(number) for number in range(len(posts))]
+    # Whether the first one is taken before the queue is full is up to the scheduler; a sixth is
+    # whichever came next.
+    ids = [int(post.id) for post in posts]
+    assert ids[:5] == [0, 1, 2, 3, 4]
+    assert ids == sorted(set(ids))
     assert len(posts) in {5, 6}
     assert totals()["dropped"] - before["dropped"] == 20 - len(posts)
 

@@ -183,7 +183,7 @@ class Bluesky:
             if commit["collection"] != _COLLECTION:
                 return _Event(time_us, None)
             return _Event(time_us, self._post(time_us, event["did"], commit))
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
             raise BadPostError("malformed", repr(exc)) from exc
 
     def _post(self, time_us: int, did: str, commit: dict[str, Any]) -> Post | None:

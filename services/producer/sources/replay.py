@@ -199,7 +199,7 @@ def _json_rows(lines: Iterable[str], path: str) -> Lines:
             continue
         try:
             row = from_json(line)
-        except ValueError as exc:
+        except (ValueError, TypeError) as exc:  # TypeError: the surrogates of broken UTF-8
             yield number, BadPostError("malformed", str(exc))
             continue
         if not isinstance(row, dict):
