@@ -56,6 +56,23 @@ def _connection(settings: KafkaSettings) -> dict[str, Any]:
     return config
 
 
+class _Consumer(KafkaConsumer):  # type: ignore[misc]
+    """A KafkaConsumer that ends each rebalance that it began."""
+
+    def poll(self, *args: Any, **kwargs: Any) -> Any:
+        """As KafkaConsumer.poll.
+
+        A rebalance that new metadata set off, and that is still under way when a poll's time is
+        over, is forgotten by kafka-python 3.0.12: it compares the metadata that the unfinished
+        assignment was made of, finds nothing changed, and never takes up the answer. The member
+        then has no partition and sends no heartbeat, for ever. Asking for the rebalance again
+        makes the library await the one under way.
+        """
+        if self._coordinator is not None and self._coordinator.rejoining:
+            self._coordinator.request_rejoin()
+        return super().poll(*args, **kwargs)
+
+
 def make_consumer(
     settings: KafkaSettings,
     group: str | None,
@@ -68,7 +85,7 @@ def make_consumer(
     Not thread-safe. Dynamic membership: a scaled-down consumer leaves the group at once. Raises
     KafkaTimeoutError when no broker answers within 5 s.
     """
-    return KafkaConsumer(
+    return _Consumer(
         **_connection(settings),
         group_id=group,
         auto_offset_reset="earliest",

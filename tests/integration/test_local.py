@@ -10,12 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from kafka import KafkaAdminClient
 
 from services.core.kafka import make_consumer, make_producer
 from services.core.postgres import connect, transaction
 from services.local.postgres import _identity
 from services.local.process import Command, PartError, Process, stop_leftovers
-from tests.integration.conftest import KafkaHandle, PostgresHandle
+from tests.integration.conftest import PARTITIONS, KafkaHandle, PostgresHandle
 from tests.waiting import wait_until
 
 
@@ -43,6 +44,31 @@ def test_what_kafka_acknowledged_is_there_after_a_restart_and_a_kill(
 def _values(consumer: object) -> list[bytes | None]:
     batches = consumer.poll(timeout_ms=200)  # type: ignore[attr-defined]
     return [record.value for records in batches.values() for record in records]
+
+
+def test_a_rebalance_that_outlasts_a_poll_still_ends_with_partitions(kafka: KafkaHandle) -> None:
+    """New partitions set off a rebalance, and no poll waits long enough to see its end."""
+    topic = kafka.settings.posts_topic
+    consumer = make_consumer(kafka.settings, group="impatient")
+    consumer.subscribe([topic])
+
+    def holds(partitions: int, *, poll_milliseconds: int) -> bool:
+        consumer.poll(timeout_ms=poll_milliseconds)
+        return len(consumer.assignment()) == partitions
+
+    try:
+        wait_until(lambda: holds(PARTITIONS, poll_milliseconds=1_000), 60, "the first assignment")
+        admin = KafkaAdminClient(bootstrap_servers=kafka.settings.bootstrap_servers)
+        admin.create_partitions({topic: PARTITIONS + 1})
+        admin.close()
+
+        wait_until(
+            lambda: holds(PARTITIONS + 1, poll_milliseconds=3),
+            30,
+            "the new partition's assignment",
+        )
+    finally:
+        consumer.close()
 
 
 @pytest.mark.parametrize("fault", ["restart", "kill"])
