@@ -18,7 +18,6 @@ that.
 """
 
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -63,12 +62,11 @@ _COMMIT_SECONDS: Final = 1.0
 than the batch.
 """
 _CLOSE_MILLISECONDS: Final = 5_000
-_FIRST_ASSIGNMENT_SECONDS: Final = 10.0
-_MOST_REPLACEMENTS: Final = 3
-"""A new client of kafka-python 3.0.12 now and then never learns which partitions there are, gets
-none and stays so; another one does. A consumer more than there are partitions looks the same, so it
-is not tried for ever.
+_SILENT_SECONDS: Final = 5.0
+"""After so long without a record Kafka is asked whether it is there: a poll of a broker that is
+away returns nothing and raises nothing.
 """
+_ASK_MILLISECONDS: Final = 3_000
 _STALLED_SECONDS: Final = 90.0
 """A stage silent for so long is stuck: longer than the deadlines of a request and of a transaction
 together.
@@ -142,23 +140,12 @@ class Pipeline:
         for thread in threads:
             thread.start()
         try:
-            for _ in range(_MOST_REPLACEMENTS):
-                if not self._poll_stage(consumer, stop, _FIRST_ASSIGNMENT_SECONDS):
-                    break
-                log.warning("client.replaced", extra={"reason": "no partition was assigned"})
-                consumer.close(autocommit=False, timeout_ms=_CLOSE_MILLISECONDS)
-                consumer = self._connect(stop)
-                if consumer is None:
-                    break
-            else:
-                self._poll_stage(consumer, stop)
+            self._poll_stage(consumer, stop)
             self._drain(drain_seconds)
-            if consumer is not None:
-                self._commit(consumer, wait=True)
+            self._commit(consumer, wait=True)
         finally:
             self._abandon.set()
-            if consumer is not None:
-                consumer.close(autocommit=False, timeout_ms=_CLOSE_MILLISECONDS)
+            consumer.close(autocommit=False, timeout_ms=_CLOSE_MILLISECONDS)
             for thread in threads:
                 thread.join(timeout=_CLOSE_MILLISECONDS / 1000)
             self._placer.close()
@@ -185,19 +172,13 @@ class Pipeline:
                 self._wait("poll", exc, attempt)
         return None
 
-    def _poll_stage(
-        self, consumer: Any, stop: Event, first_assignment_seconds: float = math.inf
-    ) -> bool:
-        """Until told to stop; True as soon as the client should be replaced, because it was never
-        given a partition.
-        """
-        began = time.monotonic()
-        ever_assigned = False
+    def _poll_stage(self, consumer: Any, stop: Event) -> None:
+        """Until told to stop."""
         positions: dict[TopicPartition, int] = {}
         listener = _Listener(positions, self._wait_until_idle)
         consumer.subscribe([self._kafka.posts_topic], listener=listener)
         epoch = self._epoch
-        committed = time.monotonic()
+        committed = heard = time.monotonic()
         while not stop.is_set() and not self._abandon.is_set():
             self._progress["poll"].beat()
             if epoch != self._epoch:
@@ -212,13 +193,15 @@ class Pipeline:
                     timeout_ms=_POLL_MILLISECONDS if room else 0,
                     max_records=self._settings.batch_records,
                 )
+                if polled or not room:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > _SILENT_SECONDS:
+                    consumer.end_offsets(list(positions), timeout_ms=_ASK_MILLISECONDS)
+                    heard = time.monotonic()
             except KafkaError as exc:
                 self._wait("poll", exc, 1)
                 continue
             self._assigned = bool(consumer.assignment())
-            ever_assigned |= self._assigned
-            if not ever_assigned and time.monotonic() - began > first_assignment_seconds:
-                return True
             # A partition that cannot be placed must not cost what was polled of the others: the
             # client gives a record once.
             try:
@@ -244,7 +227,6 @@ class Pipeline:
                     with self._in_flight_lock:
                         self._in_flight += 1
                     self._to_score.put(batch)
-        return False
 
     def _decode(
         self,

@@ -11,6 +11,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewTopic
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import TopicAlreadyExistsError
+from kafka.record.default_records import DefaultRecordBatch
 
 from services.core.settings import KafkaSettings
 
@@ -54,6 +55,34 @@ def _connection(settings: KafkaSettings) -> dict[str, Any]:
     if tls:
         config["ssl_cafile"] = str(settings.ca_file)
     return config
+
+
+class _Lenient(bytearray):
+    """Bytes whose parts decode with U+FFFD in the place of what is no text."""
+
+    def __getitem__(self, place: Any) -> Any:
+        part = super().__getitem__(place)
+        return _Lenient(part) if isinstance(place, slice) else part
+
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
+        return super().decode(encoding, errors)
+
+
+_read_strictly = DefaultRecordBatch._read_msg
+
+
+def _read_as_java(batch: Any) -> Any:
+    """A batch's next record. A header's key that is not UTF-8 is read as Kafka's Java client reads
+    it; kafka-python 3.0.12 raises, and then no poll gets past the whole batch.
+    """
+    try:
+        return _read_strictly(batch)
+    except UnicodeDecodeError:
+        batch._buffer = _Lenient(batch._buffer)
+        return _read_strictly(batch)
+
+
+DefaultRecordBatch._read_msg = _read_as_java
 
 
 class _Consumer(KafkaConsumer):  # type: ignore[misc]

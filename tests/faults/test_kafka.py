@@ -49,10 +49,6 @@ def test_a_killed_broker_costs_nothing(scene: Scene) -> None:
 @pytest.mark.fault(
     2, "the broker is away: who is told", "the consumer is unready and counts its retries"
 )
-@pytest.mark.xfail(
-    strict=True,
-    reason="kafka-python's poll returns nothing and raises nothing, so the consumer stays ready",
-)
 def test_a_consumer_without_kafka_says_so(scene: Scene) -> None:
     consumer = scene.consume()
     scene.load()

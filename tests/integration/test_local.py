@@ -7,10 +7,11 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, TopicPartition
 
 from services.core.kafka import make_consumer, make_producer
 from services.core.postgres import connect, transaction
@@ -69,6 +70,41 @@ def test_a_rebalance_that_outlasts_a_poll_still_ends_with_partitions(kafka: Kafk
         )
     finally:
         consumer.close()
+
+
+def test_a_header_key_that_is_no_text_is_read_as_the_java_client_reads_it(
+    kafka: KafkaHandle,
+) -> None:
+    topic = kafka.settings.posts_topic
+    producer = make_producer(kafka.settings)
+    for value, headers in ((b"1", None), (b"2", [(BrokenKey("x"), b"\xff")]), (b"3", [("y", b"")])):
+        producer.send(topic, value, headers=headers, partition=0)
+    producer.close()
+
+    consumer = make_consumer(kafka.settings, group=None)
+    consumer.assign([TopicPartition(topic, 0)])
+    read: list[Any] = []
+    wait_until(
+        lambda: read.extend(*consumer.poll(timeout_ms=200).values()) or len(read) == 3,
+        30,
+        "three records",
+    )
+    consumer.close()
+
+    assert [(record.value, record.headers) for record in read] == [
+        (b"1", []),
+        (b"2", [("\ufffd\ufffd", b"\xff")]),
+        (b"3", [("y", b"")]),
+    ]
+
+
+class BrokenKey(str):
+    """A header's key whose bytes are no UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xff\xfe"
 
 
 @pytest.mark.parametrize("fault", ["restart", "kill"])

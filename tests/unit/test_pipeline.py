@@ -43,7 +43,9 @@ class ScriptedConsumer:
     def assignment(self) -> set[TopicPartition]:
         return self._assigned
 
-    def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+    def beginning_offsets(
+        self, partitions: list[TopicPartition], **_: Any
+    ) -> dict[TopicPartition, int]:
         return dict.fromkeys(partitions, 0)
 
     end_offsets = beginning_offsets
@@ -123,33 +125,3 @@ def test_records_polled_before_a_partition_was_placed_are_read_again_from_the_le
 
     assert spans == [{0: (3, 6, 3)}]
     assert consumer.sought == [(OLD, 3)]
-
-
-def test_a_client_that_is_never_given_a_partition_is_to_be_replaced() -> None:
-    inference = InferenceClient(InferenceSettings())
-    pipeline = Pipeline(KafkaSettings(), PostgresSettings(), ConsumerSettings(), inference)
-    stop = Event()
-    pipeline._placer = Placer(0)  # type: ignore[assignment]
-
-    without = pipeline._poll_stage(ScriptedConsumer(), stop, first_assignment_seconds=0.1)
-    consumer = StoppingConsumer(({OLD}, {}), stop=stop)
-    with_one = pipeline._poll_stage(consumer, stop, first_assignment_seconds=0.1)
-
-    assert without
-    assert not with_one
-
-
-class StoppingConsumer(ScriptedConsumer):
-    """Ends the stage well after the time in which a first partition must come."""
-
-    def __init__(self, *polls: Any, stop: Event) -> None:
-        super().__init__(*polls)
-        self._stop = stop
-        self._left = 100
-
-    def poll(self, **_: Any) -> dict[TopicPartition, list[Raw]]:
-        self._left -= 1
-        if not self._left:
-            self._stop.set()
-        Event().wait(0.005)
-        return super().poll()
