@@ -31,7 +31,8 @@ _CAP_DAC_OVERRIDE: Final = 1
 _CAP_DAC_READ_SEARCH: Final = 2
 _READY_SECONDS: Final = 60.0
 _INITDB_SECONDS: Final = 120.0
-_STOP_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 60.0
+"""A shutdown writes what is still in memory, one file after the other."""
 _SUPERUSER: Final = "postgres"
 _APPLICATION: Final = "moodstream local"
 DATABASES: Final = ("moodstream", "mlflow")

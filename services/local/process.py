@@ -26,6 +26,7 @@ _CHILD: Final = Path(__file__).with_name("child.py")
 _POLL_SECONDS: Final = 0.05
 _STARTED_TOLERANCE_SECONDS: Final = 2.0
 """The system clock may be adjusted between two readings of one start time."""
+_GONE_SECONDS: Final = 5.0
 _LOG_TAIL_LINES: Final = 8
 _LOG_LINE_CHARS: Final = 300
 _FRAME: Final = re.compile(r"\s+(at |\.\.\. )")
@@ -166,13 +167,24 @@ class Process:
             self._popen.send_signal(self.command.stop_signal)
 
     def kill(self) -> None:
-        """SIGKILL to its whole group, as a crash would look."""
+        """SIGKILL to its group and to every descendant, as a crash would look; returns when they
+        are gone.
+        """
         if self._ended:
             return
+        # A backend of PostgreSQL leads a group of its own. One that is busy outlives the server,
+        # keeps its shared memory and thereby the next server from starting.
+        descendants: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendants = psutil.Process(self.pid).children(recursive=True)
         # Nobody else can have got the group's id while a member lives; with none left, none is hit.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        for descendant in descendants:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                descendant.kill()
         self._popen.wait()
+        psutil.wait_procs(descendants, _GONE_SECONDS)
         self._ended = True
         self._pid_path.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 the code that the demo uses.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -9,7 +10,9 @@ from uuid import uuid4
 
 import pytest
 
+from services.core.errors import TemporaryError
 from services.core.kafka import ensure_topics
+from services.core.postgres import connect
 from services.core.settings import KafkaSettings, PostgresSettings
 from services.core.warehouse import upgrade
 from services.local.kafka import Kafka
@@ -135,13 +138,19 @@ def kafka(kafka_server: Kafka) -> KafkaHandle:
 
 
 @pytest.fixture
-def postgres(postgres_server: Postgres) -> PostgresHandle:
+def postgres(postgres_server: Postgres) -> Iterator[PostgresHandle]:
     """A migrated, empty warehouse of the test's own."""
     database = f"test_{uuid4().hex[:8]}"
     postgres_server.create_database(database)
     settings = postgres_server.settings_of(database)
     upgrade(settings)
-    return PostgresHandle(postgres_server, settings)
+    yield PostgresHandle(postgres_server, settings)
+    # Hundreds of files, which a server that stops would write one by one.
+    with contextlib.suppress(TemporaryError):  # A test that failed may have left it stopped.
+        connection = connect(postgres_server.settings_of("postgres", "postgres"), "test")
+        connection.autocommit = True
+        connection.cursor().execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+        connection.close()
 
 
 @pytest.fixture(scope="session")

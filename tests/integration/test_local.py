@@ -1,20 +1,23 @@
 """The local parts are the real ones, and survive what a laptop does to them."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg2
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from services.core.kafka import make_consumer, make_producer
-from services.core.postgres import connect, transaction
+from services.core.postgres import Connection, connect, transaction
 from services.local.postgres import _identity
 from services.local.process import Command, PartError, Process, stop_leftovers
 from tests.integration.conftest import PARTITIONS, KafkaHandle, PostgresHandle
@@ -120,6 +123,26 @@ def test_what_postgresql_committed_is_there_after_a_restart_and_a_kill(
     with transaction(connect(postgres.settings, "test"), 10) as cursor:
         cursor.execute("SELECT kind FROM outbox")
         assert cursor.fetchall() == [("kept",)]
+
+
+def test_postgresql_starts_at_once_after_a_kill_with_busy_backends(
+    postgres: PostgresHandle,
+) -> None:
+    connection = connect(postgres.settings, "test")
+    endless = threading.Thread(target=_run_until_killed, args=[connection], daemon=True)
+    endless.start()
+    server = psutil.Process(postgres.process.pid)
+    wait_until(lambda: any("SELECT" in "".join(it.cmdline()) for it in server.children()), 10)
+
+    postgres.kill()
+    postgres.start()
+
+    connect(postgres.settings, "test").close()
+
+
+def _run_until_killed(connection: Connection) -> None:
+    with contextlib.suppress(psycopg2.OperationalError), connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM generate_series(1, 10000000000)")
 
 
 def test_postgresql_never_runs_as_root_and_its_owner_is_no_superuser(
