@@ -156,6 +156,14 @@ format: $(DEV_READY) ## Rewrite the code in the project's format
 requirements: $(DEV_READY) ## Compile requirements/*.in into hashed *.txt
 	@PATH="$(CURDIR)/$(BIN):$$PATH" requirements/compile
 
+.PHONY: sbom
+sbom: $(VENV)/.uv-installed ## Write each image's bill of materials (CycloneDX) to build/sbom; needs a network
+	@PATH="$(CURDIR)/$(BIN):$$PATH" requirements/examine sbom
+
+.PHONY: audit
+audit: $(VENV)/.uv-installed ## Report known vulnerabilities of each image's packages; needs a network
+	@PATH="$(CURDIR)/$(BIN):$$PATH" requirements/examine audit
+
 .PHONY: clean
 clean: ## Remove .venv, caches and what the demo keeps
 	@if [[ -x $(BIN)/moodstream ]]; then $(BIN)/moodstream clean; fi

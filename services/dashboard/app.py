@@ -19,6 +19,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.core import lifecycle
@@ -26,8 +28,9 @@ from services.core.errors import MoodstreamError, TemporaryError
 from services.core.postgres import NotAllowedError
 from services.core.rules import RulesError
 from services.core.settings import InferenceSettings, PostgresSettings, ServiceSettings, load
-from services.dashboard import corrections, explain, exports, history, rules
+from services.dashboard import corrections, explain, exports, history, problems, rules
 from services.dashboard.access import COOKIE, AccessError, Guard, Visitor, editor, viewer, visitor
+from services.dashboard.connection import connections
 from services.dashboard.corrections import Correction
 from services.dashboard.queries import Models, Promotion, Snapshot, Warehouse
 from services.dashboard.settings import DashboardSettings
@@ -52,6 +55,7 @@ _STATUSES: Final[dict[type[MoodstreamError], int]] = {
     NotAllowedError: 403,
 }
 
+_LENGTHS: Final = {b"content-length", b"transfer-encoding"}
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'",
@@ -61,8 +65,9 @@ _HEADERS: Final = {
 
 
 class _Headers:
-    """Adds the headers to every response. Not Starlette's decorator for that: it ends a response
-    that broke off as if it were whole.
+    """Adds the headers to every response, and refuses a request of two lengths, which a proxy may
+    have ended elsewhere. Not Starlette's decorator for that: it ends a response that broke off as
+    if it were whole.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -74,7 +79,10 @@ class _Headers:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        await self._app(scope, receive, with_headers)
+        app = self._app
+        if {name for name, _ in scope.get("headers", ())} >= _LENGTHS:
+            app = problems.answer(400, "a body has one length", {"Connection": "close"})
+        await app(scope, receive, with_headers)
 
 
 class DriftGauges(Collector):
@@ -133,15 +141,23 @@ def create_app(
     @app.exception_handler(MoodstreamError)
     async def failed(request: Request, exc: MoodstreamError) -> JSONResponse:
         if isinstance(exc, AccessError):
-            return _problem(exc.status, str(exc))
+            return problems.answer(exc.status, str(exc))
         status = next((_STATUSES[kind] for kind in type(exc).__mro__ if kind in _STATUSES), 500)
-        return _problem(status, str(exc))
+        return problems.answer(status, str(exc))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
-        return _problem(
+        return problems.answer(
             422, "; ".join(f"{error['loc'][-1]}: {error['msg']}" for error in exc.errors())
         )
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, exc: HTTPException) -> JSONResponse:
+        return problems.answer(exc.status_code, exc.detail, exc.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, exc: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody reads it
 
     @app.get("/", include_in_schema=False)
     async def page(request: Request, token: str | None = None) -> Response:
@@ -182,10 +198,8 @@ def create_app(
         """What this client may do: its role (viewer, editor or none) and how it comes to write."""
         return who
 
-    app.include_router(_live(warehouse, stopping))
-    app.include_router(_corrections(postgres))
-    for router in routers:
-        app.include_router(router)
+    for router in (_live(warehouse, stopping), _corrections(postgres), *routers):
+        app.include_router(router, responses=problems.documented(401, 403, 422, 503))
     return app
 
 
@@ -228,7 +242,7 @@ def _corrections(postgres: PostgresSettings) -> APIRouter:
     api = APIRouter(prefix="/api", tags=["corrections"])
     one_at_a_time = Lock()
 
-    @api.post("/corrections", status_code=201)
+    @api.post("/corrections", status_code=201, responses=problems.documented(404, 413, 415))
     async def correct(request: Request, who: Annotated[Visitor, Depends(editor)]) -> Response:
         """Stores what a person says a post's label is: {source, id, label, by}. Somebody whom a
         proxy has signed in corrects under that name.
@@ -237,11 +251,13 @@ def _corrections(postgres: PostgresSettings) -> APIRouter:
         async for chunk in request.stream():
             body += chunk
             if len(body) > _MOST_CORRECTION_BYTES:
-                return _problem(413, f"a correction has at most {_MOST_CORRECTION_BYTES} bytes")
+                raise rules.TooLargeError(
+                    f"a correction has at most {_MOST_CORRECTION_BYTES} bytes"
+                )
         try:
             correction = Correction.model_validate_json(bytes(body))
         except ValidationError as exc:
-            return _problem(422, corrections.reasons(exc))
+            return problems.answer(422, corrections.reasons(exc))
         if who.user is not None:
             correction = correction.model_copy(update={"by": who.user})
 
@@ -255,18 +271,13 @@ def _corrections(postgres: PostgresSettings) -> APIRouter:
     return api
 
 
-def _problem(status: int, problem: str) -> JSONResponse:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"problem": problem}, status_code=status, headers=headers)
-
-
 def main() -> None:
     """Runs until SIGTERM."""
     lifecycle.run("dashboard", _run)
 
 
 def _run(service: ServiceSettings, stop: Event) -> None:
-    postgres = load(PostgresSettings)
+    postgres, dashboard = load(PostgresSettings), load(DashboardSettings)
     reader = history.Reader(postgres)
     routers = [
         history.router(reader),
@@ -274,11 +285,12 @@ def _run(service: ServiceSettings, stop: Event) -> None:
         explain.router(explain.Explainer(load(InferenceSettings), reader)),
         exports.router(postgres),
     ]
-    app = create_app(postgres, Guard(load(DashboardSettings)), routers, lambda: server.should_exit)
+    app = create_app(postgres, Guard(dashboard), routers, lambda: server.should_exit)
     config = uvicorn.Config(
         app,
         host=service.bind,
         port=service.port,
+        http=connections(dashboard.client_seconds),
         log_config=None,
         access_log=False,
         # Who asks is the guard's to say, and it looks at the peer.

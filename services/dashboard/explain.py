@@ -15,7 +15,7 @@ import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -27,12 +27,15 @@ from services.core.errors import TemporaryError
 from services.core.events import ALL_TOPICS, Storable
 from services.core.inference import FailedTextsError, InferenceClient, RejectedTextsError, Scored
 from services.core.settings import InferenceSettings
+from services.dashboard import problems
 from services.dashboard.access import viewer
 from services.dashboard.history import BadRequestError, Moment, Reader, Word
 from services.dashboard.rules import TooLargeError
 
 _TEXT_CHARACTERS: Final = 2_000
 _WORDS_LEFT_OUT: Final = 400
+_TRIED_AT_ONCE: Final = 4
+"""Each asks the predictor for up to 401 texts; scoring posts comes first."""
 _POSTS_READ: Final = 3_000
 _WORDS_ASKED: Final = 600
 _WORDS_SHOWN: Final = 15
@@ -286,9 +289,24 @@ def router(explainer: Explainer) -> APIRouter:
     """The addresses of both, for those who may read."""
     api = APIRouter(prefix="/api", dependencies=[Depends(viewer)], tags=["explain"])
 
+    slots = BoundedSemaphore(_TRIED_AT_ONCE)
+
+    def tried(text: str) -> Tried:
+        # Not waited for: it would keep a thread from those who ask for something else.
+        if not slots.acquire(blocking=False):
+            raise TemporaryError("too many sentences are being tried; ask again in a moment")
+        try:
+            return explainer.sentence(text)
+        finally:
+            slots.release()
+
     body = {"content": {"application/json": {"schema": Sentence.model_json_schema()}}}
 
-    @api.post("/try", openapi_extra={"requestBody": {"required": True} | body})
+    @api.post(
+        "/try",
+        openapi_extra={"requestBody": {"required": True} | body},
+        responses=problems.documented(413),
+    )
     async def try_sentence(request: Request) -> Tried:
         """The model's word on a sentence, and each word's part in it. Nothing is stored."""
         # Not a parameter: FastAPI would read a body of any size before it asks who sends it.
@@ -302,7 +320,7 @@ def router(explainer: Explainer) -> APIRouter:
         except ValidationError as exc:
             error = exc.errors(include_url=False, include_input=False, include_context=False)[0]
             raise BadRequestError(f"text: {error['msg']}") from None
-        return await run_in_threadpool(explainer.sentence, sentence.text)
+        return await run_in_threadpool(tried, sentence.text)
 
     @api.get("/drivers")
     def get_drivers(

@@ -8,12 +8,14 @@ from typing import Annotated, Final
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.core.errors import MoodstreamError
 from services.core.postgres import Cursor, NotAllowedError, connect, transaction
 from services.core.rules import Episode, Rule, preview, read_yaml, reasons, write_yaml
 from services.core.settings import PostgresSettings
+from services.dashboard import problems
 from services.dashboard.access import Visitor, editor, viewer
 from services.dashboard.history import Moment, Reader, Word, rows
 
@@ -159,7 +161,7 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
         """The same as YAML."""
         return Response(write_yaml(stored()), media_type="application/yaml")
 
-    @api.put("/rules.yaml")
+    @api.put("/rules.yaml", responses=problems.documented(413, 415))
     async def put_yaml(request: Request, who: may_write) -> dict[str, int]:
         """Takes these rules and no others."""
         rules = read_yaml((await _body(request)).decode("utf-8", "replace"))
@@ -172,9 +174,9 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
                 put(cursor, rule, who.user)
             return len(rules)
 
-        return {"rules": write(replace)}
+        return {"rules": await run_in_threadpool(write, replace)}
 
-    @api.put("/rules/{name}")
+    @api.put("/rules/{name}", responses=problems.documented(413, 415))
     async def put_rule(name: str, request: Request, who: may_write) -> Rule:
         """Stores a rule under its name."""
         rule = _rule(await _body(request))
@@ -185,10 +187,15 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
             put(cursor, rule, who.user)
             return 1
 
-        write(store)
+        await run_in_threadpool(write, store)
         return rule
 
-    @api.delete("/rules/{name}", status_code=204, dependencies=[Depends(editor)])
+    @api.delete(
+        "/rules/{name}",
+        status_code=204,
+        dependencies=[Depends(editor)],
+        responses=problems.documented(404),
+    )
     def delete_rule(name: Word) -> None:
         """Removes a rule; its alert, if one is open, ends."""
 
@@ -199,7 +206,7 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
         if not write(remove):
             raise NoSuchError(f"there is no rule {name[:64]!r}")
 
-    @api.post("/rules/preview")
+    @api.post("/rules/preview", responses=problems.documented(413))
     async def preview_rule(
         request: Request,
         since: Moment | None = None,
@@ -213,10 +220,19 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
         begin = since or end - timedelta(days=_PREVIEW_DAYS)
         if begin >= end:
             raise InvalidRuleError("since: it must be before until")
-        with reader.transaction() as cursor:
-            return preview(cursor, rule, begin, end)
 
-    @api.post("/rules/{name}/test", status_code=202, dependencies=[Depends(editor)])
+        def held() -> list[Episode]:
+            with reader.transaction() as cursor:
+                return preview(cursor, rule, begin, end)
+
+        return await run_in_threadpool(held)
+
+    @api.post(
+        "/rules/{name}/test",
+        status_code=202,
+        dependencies=[Depends(editor)],
+        responses=problems.documented(404, 415),
+    )
     def test_rule(name: str) -> dict[str, list[str]]:
         """Sends a message to the rule's channels, whatever is so; says which."""
         rule = next((rule for rule in stored() if rule.name == name), None)
@@ -264,7 +280,12 @@ def router(postgres: PostgresSettings, reader: Reader) -> APIRouter:
         """The newest messages with every try."""
         return [Delivery.model_validate(row) for row in reader.rows(_DELIVERIES, {"most": limit})]
 
-    @api.post("/deliveries/{ident}/replay", status_code=202, dependencies=[Depends(editor)])
+    @api.post(
+        "/deliveries/{ident}/replay",
+        status_code=202,
+        dependencies=[Depends(editor)],
+        responses=problems.documented(404, 415),
+    )
     def replay(ident: Word) -> dict[str, str]:
         """Sends a message again, with the same id; the tries begin anew."""
 

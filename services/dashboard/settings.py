@@ -32,6 +32,11 @@ class DashboardSettings(BaseSettings):
     editor_group: str = ""
     """Group whose members may write, of those that a trusted proxy names. Empty: none."""
 
+    client_seconds: float = Field(default=60, gt=0)
+    """How long a client may take to send a request, and may take nothing of an answer. After that
+    its connection is closed.
+    """
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -69,8 +69,7 @@ class Answer:
     @property
     def reason(self) -> str:
         """Why it was refused: every error is JSON that says so."""
-        said = orjson.loads(self.body)
-        return str(said.get("problem") or said["detail"])
+        return str(orjson.loads(self.body)["problem"])
 
 
 def ask(

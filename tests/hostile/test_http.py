@@ -5,9 +5,10 @@ headers, SQL, and tokens that are missing, wrong or taken back.
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 import pytest
@@ -16,6 +17,7 @@ from services.core.postgres import connect, transaction
 from tests.hostile.asking import ask, connected, documented, hidden, operations
 from tests.integration.conftest import PostgresHandle
 from tests.integration.test_dashboard import serving, store
+from tests.waiting import wait_until
 
 VIEWER, EDITOR, OLD = "a-token-of-viewers", "a-token-of-editors", "a-token-of-last-year"
 STRANGER = {"X-Forwarded-For": "192.0.2.1"}
@@ -250,6 +252,111 @@ def test_slow_clients_keep_nobody_from_being_served(dashboard: str) -> None:
         answers = [ask(dashboard, "GET", path, AS_VIEWER) for path in ("/livez", "/api/now")]
 
     assert [answer.status for answer in answers] == [200, 200]
+
+
+# Slow clients.
+
+_WHOLE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_BODY = (
+    b"POST /api/try HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 60000\r\n\r\n"
+)
+SLOW = {
+    "nothing": b"",
+    "half a head": b"GET /livez HTTP/1.1\r\nX: ",
+    "half a body": _BODY + b"{",
+    "half a head after an answer": _WHOLE + b"GET /livez HTTP/1.1\r\nX: ",
+    "half a body after an answer": _WHOLE + _BODY + b"{",
+    "half a body after a refusal": _BODY.replace(b"localhost", b"evil.example", 1) + b"{",
+}
+
+
+@pytest.fixture(scope="module")
+def impatient(warehouse: PostgresHandle) -> Iterator[str]:
+    """Address of a dashboard that waits for nobody longer than two seconds."""
+    with serving(warehouse, DASHBOARD_CLIENT_SECONDS="2") as url:
+        yield url
+
+
+def taken(client: socket.socket, piece: bytes) -> bool:
+    """Sends a piece more; says whether there is still somebody to send it to."""
+    try:
+        client.sendall(piece)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("begun", SLOW.values(), ids=SLOW)
+def test_a_request_that_trickles_is_given_up(impatient: str, begun: bytes) -> None:
+    with connected(impatient) as client:
+        client.sendall(begun)
+
+        wait_until(lambda: not taken(client, b"a"), 30, "a closed connection", every=0.2)
+
+    assert ask(impatient, "GET", "/livez").status == 200
+
+
+def test_connections_that_send_nothing_are_closed(impatient: str) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(impatient)) for _ in range(300)]
+
+        for client in clients:
+            client.settimeout(30)
+            assert client.recv(1) == b""
+
+
+def test_an_answer_that_nobody_takes_is_given_up(impatient: str) -> None:
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", urlsplit(impatient).port))
+        script = b"GET /static/lib/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        client.sendall(20 * script)  # 28 MB, more than the kernel would take
+
+        wait_until(lambda: not taken(client, b"a"), 60, "a closed connection", every=0.2)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(
+    warehouse: PostgresHandle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(warehouse) as url:
+        with connected(url) as client:
+            client.sendall(_BODY + b"{")
+        assert ask(url, "GET", "/livez").status == 200
+
+    assert '"level": "error"' not in capfd.readouterr().err
+
+
+def test_four_sentences_are_tried_at_once_and_no_more(warehouse: PostgresHandle) -> None:
+    body = orjson.dumps({"text": "good trains"})
+    with ExitStack() as stack:
+        predictor = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        predictor.settimeout(30)
+        silent = f"http://127.0.0.1:{predictor.getsockname()[1]}"
+        url = stack.enter_context(serving(warehouse, INFERENCE_URL=silent))
+        pool = stack.enter_context(ThreadPoolExecutor())
+        asked = [pool.submit(ask, url, "POST", "/api/try", {}, body) for _ in range(4)]
+        for _ in asked:
+            stack.enter_context(predictor.accept()[0])
+
+        fifth = ask(url, "POST", "/api/try", {}, body)
+
+        assert (fifth.status, fifth.headers["retry-after"]) == (503, "5")
+        assert "too many sentences" in fifth.reason
+        assert ["too many" in each.result().reason for each in asked] == [False] * 4
+        predictor.close()
+        assert "too many" not in ask(url, "POST", "/api/try", {}, body).reason
+
+
+def test_a_slow_answer_is_nobodys_fault(impatient: str) -> None:
+    with connected(impatient) as client:
+        client.sendall(b"GET /api/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+        read = b""
+        while read.count(b"event: ") < 5:  # one a second
+            piece = client.recv(65_536)
+            assert piece
+            read += piece
 
 
 def received(client: socket.socket) -> bytes:

@@ -26,7 +26,8 @@ class Predictor:
         self.url = f"http://127.0.0.1:{port}"
         self.folder = home / "model"
         self._log = home / "predictor.log"
-        self._ports = port, grpc_port
+        self.grpc_port = grpc_port
+        self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         path = self.folder / MODEL_FILE
         path.parent.mkdir(parents=True)
@@ -42,8 +43,8 @@ class Predictor:
                 | {
                     "MOODSTREAM_PREDICTOR_MODEL_DIR": str(self.folder),
                     "MOODSTREAM_PREDICTOR_MODEL_VERSION": self.version,
-                    "MOODSTREAM_PREDICTOR_HTTP_PORT": str(self._ports[0]),
-                    "MOODSTREAM_PREDICTOR_GRPC_PORT": str(self._ports[1]),
+                    "MOODSTREAM_PREDICTOR_HTTP_PORT": str(self._port),
+                    "MOODSTREAM_PREDICTOR_GRPC_PORT": str(self.grpc_port),
                     "MOODSTREAM_SERVICE_BIND": "127.0.0.1",
                 },
                 stdout=log,
