@@ -12,7 +12,7 @@ from services.local import kafka as kafka_module
 from services.local.kafka import Kafka
 from services.local.net import ADDRESS, accepts
 from tests.faults.proxy import Proxy
-from tests.faults.scene import Record, Scene
+from tests.faults.scene import Consumer, Record, Scene
 from tests.faults.small import small_disk
 from tests.integration.conftest import PARTITIONS, KafkaHandle, PostgresHandle, Predictor
 from tests.ports import free_port
@@ -21,6 +21,10 @@ from tests.waiting import wait_until
 
 def broker_port(scene: Scene) -> int:
     return int(scene.rig.kafka.settings.bootstrap_servers.rpartition(":")[2])
+
+
+def waits(consumer: Consumer) -> None:
+    wait_until(lambda: consumer.waits("poll"), 60, "a poll stage that waits", 0.2)
 
 
 @pytest.mark.fault(
@@ -56,8 +60,8 @@ def test_a_consumer_without_kafka_says_so(scene: Scene) -> None:
 
     scene.rig.kafka.kill()
     try:
-        wait_until(lambda: consumer.status("/readyz") == 503, 20, "an unready consumer", 0.5)
-        assert consumer.waits("poll")
+        waits(consumer)
+        assert consumer.status("/readyz") == 503
     finally:
         scene.rig.kafka.start()
         scene.healed()
@@ -81,6 +85,7 @@ def test_a_frozen_broker_costs_nothing(scene: Scene) -> None:
             make_consumer(scene.rig.kafka.settings, None)
         before = load.attempted
         wait_until(lambda: load.attempted > before + 3_000, 60, "posts while the broker is frozen")
+        waits(consumer)
         alive = consumer.status("/livez")
     finally:
         os.killpg(scene.rig.kafka.process.pid, signal.SIGCONT)
@@ -115,6 +120,7 @@ def test_a_full_kafka_disk_loses_nothing_acknowledged(
             disk.fill()
             assert disk.left() == 0
             wait_until(lambda: server.process.exit_status is not None, 60, "a broker that gives up")
+            waits(consumer)
             alive = consumer.status("/livez")
             server.process.stop()
             disk.free()
@@ -164,11 +170,13 @@ def test_a_partition_from_kafka_heals(
             assert not accepts(proxy.port)
             before = load.attempted
             wait_until(lambda: load.attempted > before + 500, 60, "posts while Kafka is refused")
+            waits(consumer)
             proxy.heal()
             scene.take(500)
             proxy.hang()
             passed, before = proxy.passed, load.attempted
             wait_until(lambda: load.attempted > before + 1_000, 60, "posts while Kafka is silent")
+            waits(consumer)
             silent, alive = proxy.passed == passed, consumer.status("/livez")
             proxy.heal()
             scene.healed()
