@@ -138,10 +138,11 @@ faults: $(DEV_READY) ## Break every part and see that nothing is lost; ARGS="--s
 	@$(BIN)/python -m tests.faults $(ARGS)
 
 .PHONY: docs
-docs: $(DEV_READY) ## Write the pages of settings, views and chart values from their sources
+docs: $(DEV_READY) ## Write the reference pages, the architecture document and the slides from their sources
 	@$(BIN)/python -m docs.reference
 	@$(BIN)/python -m docs.charts
 	@$(BIN)/python -m docs.views
+	@$(BIN)/python -m docs.architecture
 
 .PHONY: screenshots
 screenshots: $(DEV_READY) ## Take the dashboard's pictures for the docs; needs Chromium

@@ -1,5 +1,8 @@
-"""Writes docs/settings.md from the settings' own docstrings: `make docs`."""
+"""Writes the reference from the code: `make docs`. Here the page of settings, from their own
+docstrings; what is commanded, asked, measured and sent is in docs/interfaces.py.
+"""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -7,6 +10,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
+from docs import interfaces
 from services.consumer.settings import ConsumerSettings, DeadLettersSettings
 from services.core.gate import GateSettings
 from services.core.settings import (
@@ -40,7 +44,6 @@ from services.promoter.settings import PromoterSettings
 from training.settings import DriftSettings, TrainingSettings
 
 _ROOT: Final = Path(__file__).parents[1]
-PAGE: Final = Path(__file__).with_name("settings.md")
 GROUPS: Final[tuple[type[BaseSettings], ...]] = (
     ServiceSettings,
     KafkaSettings,
@@ -82,8 +85,8 @@ This page is written by `make docs` from the code.
 """
 
 
-def page() -> str:
-    """The whole page."""
+def settings() -> str:
+    """The page of settings."""
     return _HEAD + "".join(_section(group) for group in GROUPS)
 
 
@@ -114,5 +117,19 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
+PAGES: Final[Mapping[Path, Callable[[], str]]] = {
+    Path(__file__).with_name(f"{name}.md"): page
+    for name, page in {
+        "settings": settings,
+        "cli": interfaces.commands,
+        "api": interfaces.addresses,
+        "metrics": interfaces.measures,
+        "events": interfaces.events,
+    }.items()
+}
+"""Each generated page and what it holds."""
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for path, page in PAGES.items():
+        path.write_text(page())

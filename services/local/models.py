@@ -235,7 +235,7 @@ def _follow(
         found = result(versions)
         if found is not None:
             return found
-        if now.said != last:
+        if now.said != last and now.state is not None:
             say(f"{now.state}: {now.reason}")
             last = now.said
         waited = time.monotonic() - started

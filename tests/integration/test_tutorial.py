@@ -1,0 +1,147 @@
+"""The tutorial, as a reader follows it: its commands, copied, in a folder with a real demo."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.cluster.options import HOST_PORTS
+from services.local.settings import LocalSettings
+from tests import pages
+from tests.pages import Block
+from tests.ports import free_port
+from tests.tools import ROOT
+from tests.waiting import wait_until
+
+_TUTORIAL = ROOT / "docs" / "tutorial.md"
+_START_SECONDS = 300.0
+_COMMAND_SECONDS = 180.0
+_END_SECONDS = 120.0
+_ELSEWHERE = {".git", ".moodstream", "build"}
+
+
+class Reader:
+    """A clone of the project with ports of its own, and a shell in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "moodstream"
+        self.folder.mkdir()
+        for path in ROOT.iterdir():
+            if path.name not in _ELSEWHERE:
+                (self.folder / path.name).symlink_to(path)
+        ports = [name for name in LocalSettings.model_fields if name.endswith("_port")]
+        inherited = {name: value for name, value in os.environ.items() if "MOODSTREAM" not in name}
+        self.environment = {
+            **inherited,
+            "COLUMNS": "100",
+            # As good a model in a third of the time.
+            "MOODSTREAM_TRAINING_FOLDS": "2",
+            **{f"MOODSTREAM_LOCAL_{name.upper()}": str(free_port()) for name in ports},
+        }
+        self.started: subprocess.Popen[str] | None = None
+
+    def start(self, command: str) -> None:
+        """Leaves it running in a terminal of its own, and returns when the platform is up."""
+        self.started = self._shell(command)
+        running = self.folder / ".moodstream" / "run.json"
+        wait_until(
+            lambda: running.exists() or self.started is None or self.started.poll() is not None,
+            _START_SECONDS,
+        )
+        assert self.started.poll() is None, self.started.communicate()[0]
+
+    def type(self, command: str) -> str:
+        """What a command prints that ends well."""
+        shell = self._shell(command)
+        output, _ = shell.communicate(timeout=_COMMAND_SECONDS)
+        assert shell.returncode == 0, f"{command}\n{output}"
+        return output
+
+    def stop(self) -> str:
+        """Ctrl-C, and all that the terminal then shows."""
+        assert self.started is not None
+        run = json.loads((self.folder / ".moodstream" / "run.json").read_text())
+        psutil.Process(run["pid"]).send_signal(signal.SIGINT)
+        output, _ = self.started.communicate(timeout=_END_SECONDS)
+        assert self.started.returncode == 0, output
+        return output
+
+    def close(self) -> None:
+        """Ends what a failed test has left, and removes the state."""
+        if self.started is not None and self.started.poll() is None:
+            os.killpg(self.started.pid, signal.SIGTERM)
+            self.started.communicate(timeout=_END_SECONDS)
+        self.type("make demo-clean")
+
+    def _shell(self, command: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            ["/bin/bash", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    """Somebody who knows nothing."""
+    made = Reader(tmp_path)
+    yield made
+    made.close()
+
+
+def test_the_tutorial_works_by_copy_and_paste_to_its_end(reader: Reader) -> None:
+    steps = list(_steps())
+    outputs = []
+
+    for command, shown in steps:
+        if command == "make demo":
+            reader.start(command)
+            continue
+        if command == "make demo-clean":
+            outputs.append((_drained(), reader.stop()))
+        outputs.append((shown, reader.type(_here(command))))
+
+    assert len(steps) > 10
+    assert (reader.folder / "trains.csv").exists()
+    assert not (reader.folder / ".moodstream").exists()
+    for shown, output in outputs:
+        assert _first_words(shown) - _first_words(output) == set(), f"{shown}\n---\n{output}"
+
+
+def test_the_addresses_of_the_tutorial_are_those_of_the_demo() -> None:
+    ports = {int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", _TUTORIAL.read_text())}
+
+    assert ports == {HOST_PORTS["dashboard"], HOST_PORTS["MLflow"]}
+
+
+def _steps() -> Iterator[tuple[str, str]]:
+    """Each command and what the page shows below it."""
+    blocks = pages.blocks(_TUTORIAL)
+    for block, after in zip(blocks, (*blocks[1:], Block("sh", "")), strict=True):
+        if block.language == "sh" and not block.text.startswith("git clone"):
+            yield block.text, after.text if after.language == "text" else ""
+
+
+def _drained() -> str:
+    """What the page shows after Ctrl-C."""
+    return next(block.text for block in pages.blocks(_TUTORIAL) if block.text.startswith("drain"))
+
+
+def _here(command: str) -> str:
+    """A new terminal opens above the clone; the shells here open in it."""
+    return command.removeprefix("cd moodstream\n")
+
+
+def _first_words(text: str) -> set[str]:
+    """Of each line that begins at the margin: names and labels, which do not change."""
+    return {line.split()[0] for line in text.splitlines() if line[:2].strip()}
