@@ -165,6 +165,10 @@ sbom: $(VENV)/.uv-installed ## Write each image's bill of materials (CycloneDX) 
 audit: $(VENV)/.uv-installed ## Report known vulnerabilities of each image's packages; needs a network
 	@PATH="$(CURDIR)/$(BIN):$$PATH" requirements/examine audit
 
+.PHONY: release-check
+release-check: $(DEV_READY) ## Say whether the tree can be released; VERSION; needs a network
+	@$(BIN)/python .github/release_check.py $(VERSION)
+
 .PHONY: clean
 clean: ## Remove .venv, caches and what the demo keeps
 	@if [[ -x $(BIN)/moodstream ]]; then $(BIN)/moodstream clean; fi

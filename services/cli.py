@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -46,6 +47,23 @@ cluster = typer.Typer(
 app.add_typer(cluster, name="cluster")
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(metadata.version("moodstream"))
+        raise typer.Exit
+
+
+@app.callback()
+def moodstream(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
 
 _INTERRUPTED: Final = 130
 
