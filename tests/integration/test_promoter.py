@@ -19,6 +19,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from threading import Thread
@@ -414,11 +415,10 @@ def test_a_version_is_examined_set_followed_verified_and_told_everywhere(
     assert uri is not None
     files = platform_home / "mlflow" / "artifacts" / uri.removeprefix(f"{ROOT}/")
     assert (files / MODEL_FILE).is_file()
-    page = rig.registry.client.get_model_version(rig.registry.name, seventh)
-    assert page.tags["moodstream.rollout.role"] == "champion"
-    theirs, ours = page.description.split("\n\n")
-    assert theirs == "of the summer campaign"
-    assert ours.startswith("**moodstream:** serving as champion, ")
+    page = partial(rig.registry.client.get_model_version, rig.registry.name, seventh)
+    told = "of the summer campaign\n\n**moodstream:** serving as champion, "
+    wait_until(lambda: page().description.startswith(told), SECONDS, "the version's description")
+    assert page().tags["moodstream.rollout.role"] == "champion"
     wait_until(lambda: len(rig.journal()) == 2, SECONDS)
     assert rig.journal() == [
         ("champion", seventh, "rolling out"),

@@ -21,6 +21,7 @@ from tests.waiting import wait_until
 
 _TUTORIAL = ROOT / "docs" / "tutorial.md"
 _START_SECONDS = 300.0
+_READY_SECONDS = 60.0
 _COMMAND_SECONDS = 180.0
 _END_SECONDS = 120.0
 _ELSEWHERE = {".git", ".moodstream", "build"}
@@ -55,6 +56,8 @@ class Reader:
             _START_SECONDS,
         )
         assert self.started.poll() is None, self.started.communicate()[0]
+        # The producer is started last, and a reader is not as quick as a test.
+        wait_until(self._is_ready, _READY_SECONDS)
 
     def type(self, command: str) -> str:
         """What a command prints that ends well."""
@@ -78,6 +81,11 @@ class Reader:
             os.killpg(self.started.pid, signal.SIGTERM)
             self.started.communicate(timeout=_END_SECONDS)
         self.type("make demo-clean")
+
+    def _is_ready(self) -> bool:
+        shell = self._shell(".venv/bin/moodstream status")
+        shell.communicate(timeout=_COMMAND_SECONDS)
+        return shell.returncode == 0
 
     def _shell(self, command: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
