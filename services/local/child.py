@@ -2,7 +2,7 @@
 
 Usage: child.py PARENT_PID DEATH_SIGNAL UID CAPABILITY PROGRAM [ARGUMENT ...]
 
-Linux sends DEATH_SIGNAL when the parent dies, however it dies; elsewhere the next start cleans up.
+Linux sends DEATH_SIGNAL when the parent dies, however it dies; guard.py kills what does not stop.
 UID 0 means: stay who we are. Any other is taken on, for PostgreSQL, which refuses root; CAPABILITY
 (a number, or -1) is then kept, so that files below a folder closed to that user are still found.
 """

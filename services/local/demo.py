@@ -22,6 +22,7 @@ from services.core.settings import ChallengerSettings, InferenceSettings
 from services.core.warehouse import upgrade
 from services.local import model, workloads
 from services.local.figures import CONSUMER_GROUP, Meter, Probe, Reading, Result
+from services.local.guard import PATIENCE_SECONDS, guarded
 from services.local.kafka import Kafka
 from services.local.mlflow import MLflow, alias_version
 from services.local.net import ADDRESS, problem, responds
@@ -42,7 +43,6 @@ PARTITIONS: Final = 6
 """Of the posts topic: the most consumers that can share it."""
 _FREE_BYTES: Final = 2 * 1024**3
 _READY_SECONDS: Final = 90.0
-_LEFTOVER_SECONDS: Final = 30.0
 _REFRESH_SECONDS: Final = 1.0
 _DRAIN_POLL_SECONDS: Final = 0.2
 _STALLED_SECONDS: Final = 30.0
@@ -69,7 +69,7 @@ def run(options: Options, settings: LocalSettings, screen: Screen) -> Result:
     was started is stopped when this returns or raises.
     """
     _interrupt_on_sigterm()
-    with locked(settings.home):
+    with locked(settings.home), guarded(settings.home):
         logging.basicConfig(filename=settings.home / "demo.log", level=logging.INFO, force=True)
         stack = ExitStack()
         demo = _Demo(options, settings, screen, stack)
@@ -115,7 +115,7 @@ class _Demo:
         settings, screen = self._settings, self._screen
         with screen.step("settings, ports and disk"):
             workloads.check_stream(self._options.stream)
-            stop_leftovers(settings.home, _LEFTOVER_SECONDS)
+            stop_leftovers(settings.home, PATIENCE_SECONDS)
             check_ports(settings, self._options.consumers)
             check_space(settings.home)
         postgres = Postgres(settings.home, settings.postgres_port)

@@ -46,6 +46,8 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+# There is no other broker to hand over to, and asking the controller for leave can take 5 minutes.
+controlled.shutdown.enable=false
 # What the largest text that can arrive needs, so that it becomes a dead letter and not an error.
 message.max.bytes=4194304
 # The defaults below are made for servers, not for a heap of 512 MB.

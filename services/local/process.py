@@ -216,6 +216,17 @@ def stop_leftovers(home: Path, seconds: float) -> list[str]:
     return stopped
 
 
+def kill_late(home: Path, seconds: float) -> None:
+    """Waits for the end of every part that the pid files name, and of its descendants; kills what
+    still runs after so many seconds. Asks none to stop.
+    """
+    parts = [part for path in (home / "run").glob("*.pid") if (part := _running(path)) is not None]
+    _, late = psutil.wait_procs([each for part in parts for each in _family(part)], seconds)
+    for process in late:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def _running(pid_path: Path) -> psutil.Process | None:
     try:
         record = json.loads(pid_path.read_text())
@@ -227,12 +238,19 @@ def _running(pid_path: Path) -> psutil.Process | None:
 
 
 def _end(process: psutil.Process, seconds: float) -> None:
-    family = [process, *process.children(recursive=True)]
+    family = _family(process)
     # SIGINT is a fast shutdown for PostgreSQL, where SIGTERM waits for its clients to leave.
     process.send_signal(signal.SIGINT if "postgres" in process.name() else signal.SIGTERM)
     _, alive = psutil.wait_procs(family, timeout=seconds)
     for member in alive:
         member.kill()
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    """It and its descendants."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 def _describe(exit_status: int) -> str:

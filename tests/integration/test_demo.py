@@ -1,5 +1,6 @@
 """The demo as a person starts it: one command, real parts, figures at the end."""
 
+import contextlib
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from services.local.guard import PATIENCE_SECONDS
 from services.local.settings import LocalSettings
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -45,6 +47,8 @@ class Demo:
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """`moodstream` with the arguments, its output to be read."""
+        # One that was killed has left its own, which is no sign of this one.
+        (self.home / "run.json").unlink(missing_ok=True)
         started = subprocess.Popen(
             [*_MOODSTREAM, *arguments],
             env=self.environment,
@@ -71,8 +75,16 @@ class Demo:
         for started in self._started:
             started.kill()
             started.communicate()
-        wait_until(lambda: self.leftovers() == [], _END_SECONDS)
+        self.wait_until_gone(PATIENCE_SECONDS + _END_SECONDS)
         self.run("clean")
+
+    def wait_until_gone(self, seconds: float) -> None:
+        """Returns when nothing runs in this folder any more; names what still does after so many
+        seconds.
+        """
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: self.leftovers() == [], seconds, every=0.5)
+        assert self.leftovers() == []
 
     def wait_until_up(self, started: "subprocess.Popen[str]") -> None:
         """Returns when everything runs."""
@@ -152,10 +164,12 @@ def test_after_a_kill_of_the_demo_nothing_is_left_and_the_next_start_accounts_fo
 ) -> None:
     killed = demo.start("demo", "--rate", "200", "--json")
     demo.wait_until_up(killed)
+    # It will not hear that it should stop.
+    demo.part("notifier").suspend()
 
     killed.kill()
     killed.communicate(timeout=_END_SECONDS)
-    wait_until(lambda: demo.leftovers() == [], _START_SECONDS)
+    demo.wait_until_gone(PATIENCE_SECONDS + _END_SECONDS)
     ended = demo.run("demo", "--duration", "5", "--rate", "100", "--json")
 
     assert ended.returncode == 0, ended.stderr
