@@ -159,6 +159,25 @@ def test_a_rule_is_made_tried_and_removed_on_the_page(
     assert said == []
 
 
+def test_what_somebody_is_about_to_choose_stays_while_the_page_refreshes(
+    url: str, page: Page, postgres: PostgresHandle, said: list[str]
+) -> None:
+    ask(postgres, "INSERT INTO channels (name, kind) VALUES ('hook', 'webhook') RETURNING name")
+    page.goto(url)
+    page.locator("#rule-editor summary").click()
+    page.get_by_label("hook").focus()
+
+    with page.expect_response("**/api/channels"):
+        pass
+    ask(postgres, "INSERT INTO channels (name, kind) VALUES ('mail', 'apprise') RETURNING name")
+
+    expect(page.get_by_label("hook")).to_be_focused()
+    page.get_by_label("hook").check()
+    expect(page.get_by_label("mail")).to_be_visible(timeout=15_000)
+    expect(page.get_by_label("hook")).to_be_checked()
+    assert said == []
+
+
 def test_alerts_and_messages_are_shown_as_text(
     url: str, page: Page, postgres: PostgresHandle, said: list[str]
 ) -> None:

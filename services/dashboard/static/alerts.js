@@ -3,6 +3,7 @@
 import { ask, byId, element, moment, row } from "./dom.js";
 import { change, writing } from "./editing.js";
 
+const drawn = new Map();
 const say = (text) => { byId("ruled").textContent = text; };
 
 function ruleOf() {
@@ -76,12 +77,25 @@ export async function refresh() {
     found = await Promise.all([ask("/api/alerts"), ask("/api/rules"), ask("/api/channels"), ask("/api/deliveries?limit=20")]);
   } catch { return; /* The stream says what is wrong. */ }
   const [alerts, rules, channels, deliveries] = found;
-  byId("alert-list").replaceChildren(...(alerts.length ? alerts.slice(0, 10).map(alertLine) : [element("li", "nothing to report", "empty")]));
-  byId("rule-list").replaceChildren(...(rules.length ? rules.map(ruleLine) : [element("li", "no rules yet", "empty")]));
-  byId("deliveries").replaceChildren(...deliveries.map(deliveryLine));
+  redraw("alert-list", alerts.slice(0, 10), (shown) => (shown.length ? shown.map(alertLine) : [element("li", "nothing to report", "empty")]));
+  redraw("rule-list", rules, () => (rules.length ? rules.map(ruleLine) : [element("li", "no rules yet", "empty")]));
+  redraw("deliveries", deliveries, () => deliveries.map(deliveryLine));
   byId("rule-editor").hidden = byId("rules-text").hidden = writing === "closed";
+  redraw("rule-channels", channels, () => [element("legend", "Tell"), ...channelBoxes(channels)]);
+}
+
+// What is the same stays: a box that somebody is about to tick, a button that has the focus.
+function redraw(id, data, draw) {
+  const state = JSON.stringify([writing, data]);
+  if (drawn.get(id) === state) return;
+  drawn.set(id, state);
+  byId(id).replaceChildren(...draw(data));
+}
+
+function channelBoxes(channels) {
+  if (!channels.length) return [element("small", "nobody: the notifier has no channels yet")];
   const chosen = new Set(ruleOf().channels);
-  byId("rule-channels").replaceChildren(element("legend", "Tell"), ...(channels.length ? channels.map((channel) => {
+  return channels.map((channel) => {
     const label = element("label");
     const box = element("input");
     box.type = "checkbox";
@@ -89,7 +103,7 @@ export async function refresh() {
     box.checked = chosen.has(channel.name);
     label.append(box, ` ${channel.name}${channel.refused ? " (wants no more)" : ""}`);
     return label;
-  }) : [element("small", "nobody: the notifier has no channels yet")]));
+  });
 }
 
 byId("rule-kind").addEventListener("change", () => {
