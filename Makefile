@@ -148,6 +148,10 @@ docs: $(DEV_READY) ## Write the reference pages, the architecture document and t
 screenshots: $(DEV_READY) ## Take the dashboard's pictures for the docs; needs Chromium
 	@$(BIN)/python -m docs.screenshots
 
+.PHONY: video
+video: $(DEV_READY) ## Record docs/demo.webm of a demo, and of the cluster that kubectl points at; needs Chromium and ffmpeg; ARGS="--only demo"
+	@$(BIN)/python -m docs.video $(ARGS)
+
 .PHONY: format
 format: $(DEV_READY) ## Rewrite the code in the project's format
 	@$(BIN)/ruff check --fix .
