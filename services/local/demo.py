@@ -198,7 +198,7 @@ class _Demo:
     def _announce(self, line: str) -> None:
         """What the promoter says; until the stream begins, the steps say enough."""
         if self._streaming:
-            self._screen.say(line)
+            self._screen.say_later(line)
 
     def _watch(self, process: Process) -> Process:
         self._stack.callback(process.stop)

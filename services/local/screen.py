@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final
 
 from rich.console import Console, Group
@@ -56,6 +57,7 @@ class Screen:
         self._step = 0
         self._live: Live | None = None
         self._last_plain = -_PLAIN_EVERY_SECONDS
+        self._later: SimpleQueue[str] = SimpleQueue()
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
@@ -74,6 +76,12 @@ class Screen:
         """One line, whatever its length."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def say_later(self, line: str) -> None:
+        """One line before the next state; returns at once, from any thread, even when nobody reads
+        the terminal.
+        """
+        self._later.put(line)
+
     @contextmanager
     def live(self) -> Iterator[None]:
         """While entered, `show` keeps a table up to date in a terminal."""
@@ -91,6 +99,8 @@ class Screen:
 
     def show(self, state: State) -> None:
         """The newest state: in the table, or as one line every few seconds."""
+        while not self._later.empty():
+            self.say(self._later.get())
         if self._live is not None:
             self._live.update(_render(state))
         elif state.seconds - self._last_plain >= _PLAIN_EVERY_SECONDS:

@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 from collections import namedtuple
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from hypothesis import given
@@ -251,6 +253,35 @@ def test_a_post_with_markup_is_shown_as_it_was_written() -> None:
     Screen(Console(file=output), steps=1).say("[red]not markup[/] [/nor this]")
 
     assert output.getvalue() == "[red]not markup[/] [/nor this]\n"
+
+
+def test_a_terminal_that_nobody_reads_holds_up_nobody_who_has_something_to_say() -> None:
+    unread, terminal = os.pipe()
+    os.set_blocking(terminal, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(terminal, bytes(4096))
+    os.set_blocking(terminal, True)
+    with os.fdopen(terminal, "w") as file:
+        screen = Screen(Console(file=file), steps=1)
+        stuck = Thread(target=screen.say, args=("stuck",), daemon=True)
+        stuck.start()
+        said = Thread(target=screen.say_later, args=("version 2 replaces version 1",), daemon=True)
+        said.start()
+        said.join(5)
+
+        assert (stuck.is_alive(), said.is_alive()) == (True, False)
+
+        os.set_blocking(unread, False)
+        shown = b""
+        while b"stuck" not in shown:
+            with suppress(BlockingIOError):
+                shown += os.read(unread, 65_536)
+        stuck.join(5)
+        screen.show(State(0.0, [], {}, []))
+    os.set_blocking(unread, True)
+    with os.fdopen(unread) as file:
+        assert file.read().startswith("version 2 replaces version 1\n")
 
 
 def test_a_replayed_record_has_its_own_headers_alone() -> None:
