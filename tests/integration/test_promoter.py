@@ -303,10 +303,12 @@ class Rig:
         self.port = free_port()
         self.environment = environment
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._logged_before = 0
 
     def start(self, **environment: str) -> "subprocess.Popen[bytes]":
         port = {"MOODSTREAM_SERVICE_PORT": str(self.port)}
         with self.log.open("ab") as log:
+            self._logged_before = log.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", "services.promoter"],
                 env=os.environ | self.environment | port | environment,
@@ -336,7 +338,13 @@ class Rig:
         )
 
     def wait_log(self, words: str) -> None:
-        wait_until(lambda: words in self.log.read_text(), SECONDS, f"{words!r} in {self.log}")
+        """Until the promoter that was started last has said so: what an earlier one said must not
+        count.
+        """
+        wait_until(lambda: words in self._said(), SECONDS, f"{words!r} in {self.log}")
+
+    def _said(self) -> str:
+        return self.log.read_bytes()[self._logged_before :].decode()
 
     def wait_status(self, path: str, wanted: int) -> None:
         url = f"http://127.0.0.1:{self.port}{path}"
