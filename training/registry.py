@@ -11,8 +11,9 @@ import shutil
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Final
 
@@ -112,17 +113,19 @@ class Registry:
             mlflow.set_tags(dict(run.tags))
             for name, figure in run.plots.items():
                 mlflow.log_figure(figure, name)
-            info = mlflow.pyfunc.log_model(
-                name="model",
-                loader_module="training.pyfunc",
-                data_path=str(_dumped(pipeline, Path(scratch))),
-                signature=_SIGNATURE,
-                input_example=pd.DataFrame({INPUT_NAME: _EXAMPLES}),
-                pip_requirements=list(run.requirements),
-                registered_model_name=MODEL_NAME,
-                # The gate asks the model the input example again, where it is to be served.
-                metadata={OUTPUT_KEY: example_output},
-            )
+            # What MLflow says meanwhile is not for the terminal: our callers say what came of it.
+            with redirect_stderr(StringIO()):
+                info = mlflow.pyfunc.log_model(
+                    name="model",
+                    loader_module="training.pyfunc",
+                    data_path=str(_dumped(pipeline, Path(scratch))),
+                    signature=_SIGNATURE,
+                    input_example=pd.DataFrame({INPUT_NAME: _EXAMPLES}),
+                    pip_requirements=list(run.requirements),
+                    registered_model_name=MODEL_NAME,
+                    # The gate asks the model the input example again, where it is to be served.
+                    metadata={OUTPUT_KEY: example_output},
+                )
         version = str(info.registered_model_version)
         for key, value in run.tags.items():
             self._client.set_model_version_tag(MODEL_NAME, version, key, value)
