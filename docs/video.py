@@ -42,13 +42,13 @@ _TITLE: Final = """<body style="margin:0;height:100vh;display:flex;flex-directio
 justify-content:center;padding:0 110px;box-sizing:border-box;background:#1f2a44;color:#fff;
 font:32px/1.5 'DejaVu Sans',sans-serif"><b style="font-size:70px">{}</b><span>{}</span></body>"""
 _RECEIVER: Final = """
-import http.server, json, sys
+import http.server, json, os, sys
 from standardwebhooks import Webhook
 
 class Receiver(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        Webhook(sys.argv[2]).verify(body, dict(self.headers))  # raises when it is forged
+        Webhook(os.environ["SECRET"]).verify(body, dict(self.headers))  # raises when it is forged
         message = json.loads(body)
         print("signature is right")
         print(json.dumps({"type": message["type"], **message["data"]}, indent=2))
@@ -113,10 +113,9 @@ def demo(studio: _Studio) -> None:
         main.until("dashboard: http", _UP_SECONDS)
     with take.scene(main.page, "All parts at work."):
         main.show(3)
-    hook = studio.terminal(PYTHONUNBUFFERED="1")
-    hook.type(f"python receiver.py {_HOOK_PORT} {_SECRET}")
+    hook = studio.terminal(PYTHONUNBUFFERED="1", SECRET=_SECRET)
+    hook.type(f"python receiver.py {_HOOK_PORT}")
     hook.until("waiting for messages", _WORK_SECONDS)
-    hook.clear()
     shell = studio.terminal()
     page = studio.page()
     page.goto(_DASHBOARD)
