@@ -196,6 +196,19 @@ def test_the_notes_say_what_is_unsafe(chart: str, api_server: ApiServer) -> None
     assert "networkPolicy.enabled is false" in unsafe
 
 
+@pytest.mark.parametrize("chart", ["moodstream", "platform"])
+def test_the_notes_say_when_alerts_link_to_no_runbook(chart: str, api_server: ApiServer) -> None:
+    folder, kubeconfig = ROOT / "charts" / chart, f"--kubeconfig={api_server.kubeconfig}"
+    dry = ("helm", "install", chart, str(folder), kubeconfig, "--dry-run=client")
+    dry = (*dry, "--set=monitoring.enabled=true")
+
+    relative = output(*dry).partition("NOTES:")[2]
+    absolute = output(*dry, "--set=monitoring.runbookUrl=https://example.com/runbooks")
+
+    assert "runbookUrl is docs/runbooks" in relative
+    assert "runbookUrl is" not in absolute.partition("NOTES:")[2]
+
+
 def _images(node: object) -> list[str]:
     if isinstance(node, dict):
         own = [node[key] for key in ("image", "imageName") if isinstance(node.get(key), str)]

@@ -100,6 +100,8 @@ Usage: {{ range include "moodstream.unsafe" $ | fromYamlArray }}
 {{- end }}
 {{- if not .Values.monitoring.enabled }}
 - "monitoring.enabled is false: nobody is told when something fails."
+{{- else if not (regexMatch "^https?://" .Values.monitoring.runbookUrl) }}
+- {{ printf "monitoring.runbookUrl is %s, which is no address: the alerts' links lead nowhere." .Values.monitoring.runbookUrl | quote }}
 {{- end }}
 {{- if not (and .Values.notifier.enabled .Values.notifier.channelsSecret) }}
 - "notifier.channelsSecret is empty or notifier.enabled is false: alerts stay in the dashboard, nobody is told."

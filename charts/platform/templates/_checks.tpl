@@ -73,5 +73,7 @@ Usage: {{ range include "platform.unsafe" $ | fromYamlArray }}
 {{- end }}
 {{- if not .Values.monitoring.enabled }}
 - "monitoring.enabled is false: nobody is told when something fails."
+{{- else if not (regexMatch "^https?://" .Values.monitoring.runbookUrl) }}
+- {{ printf "monitoring.runbookUrl is %s, which is no address: the alerts' links lead nowhere." .Values.monitoring.runbookUrl | quote }}
 {{- end }}
 {{- end }}
