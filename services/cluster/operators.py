@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import yaml
+
 from services.cluster import helm, kube
 from services.cluster.command import run
 from services.cluster.errors import ClusterError
@@ -143,6 +145,7 @@ BARMAN: Final = Operator(
     ),
 )
 _MONITORING: Final = "prometheus"
+_CRD_KIND: Final = "CustomResourceDefinition"
 
 
 def needed(profile: Profile) -> tuple[Operator, ...]:
@@ -168,7 +171,7 @@ def install(cluster: Kube, operator: Operator, say: Callable[[str], None]) -> No
             run(
                 *("kubectl", "--context", cluster.context, "apply", "--server-side"),
                 *("--force-conflicts", "--filename", "-"),
-                text=_crds(operator),
+                text=crds(operator),
             )
         say(f"{operator.name} {release.version}: chart")
         helm.apply(cluster, release)
@@ -232,10 +235,14 @@ def _starting(cluster: Kube, namespace: str) -> str | None:
     return None
 
 
-def _crds(operator: Operator) -> str:
+def crds(operator: Operator) -> str:
+    """All its CRDs, as text; nothing else of its charts. Raises ClusterError without a network."""
     if operator is KSERVE:
         chart = helm.Release(
             "kserve-crd", versions()["KSERVE_CRD_CHART"], "kserve", versions()["KSERVE_VERSION"]
         )
         return helm.template(chart)
-    return helm.crds(operator.release)
+    if operator.separate_crds:
+        return helm.crds(operator.release)
+    rendered = helm.render(operator.release)
+    return str(yaml.safe_dump_all(each for each in rendered if each["kind"] == _CRD_KIND))

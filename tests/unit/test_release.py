@@ -4,13 +4,17 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
-PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+$")
+PINNED = re.compile(
+    r"uses: \./\.github/workflows/\w+\.yaml$|"
+    r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+$"
+)
 _CHANGELOG = "## 1.2.3 - 2026-01-02\n\n- New.\n"
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -95,15 +99,29 @@ def test_every_job_has_a_timeout_and_its_own_permissions(path: Path) -> None:
     assert workflow["permissions"] == {}
     assert "concurrency" in workflow
     for name, job in workflow["jobs"].items():
-        assert job.get("timeout-minutes"), name
+        assert job.get("timeout-minutes") or "uses" in job, name
         assert job.get("permissions"), name
+
+
+def test_nothing_is_published_before_every_test_has_passed() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yaml").read_text())["jobs"]
+
+    assert jobs["test"]["uses"] == "./.github/workflows/test.yaml"
+    assert [name for name in jobs if name not in {"check", "test"} and not _after(jobs, name)] == []
+
+
+def _after(jobs: dict[str, Any], name: str) -> bool:
+    """Whether the job waits for the tests."""
+    needed = jobs[name].get("needs", [])
+    needed = [needed] if isinstance(needed, str) else needed
+    return "test" in needed or any(_after(jobs, each) for each in needed)
 
 
 @every_workflow
 def test_every_target_and_path_that_a_step_names_exists(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text())
     script = "\n".join(
-        step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]
+        step.get("run", "") for job in workflow["jobs"].values() for step in job.get("steps", ())
     )
     targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     paths = re.findall(
