@@ -330,8 +330,8 @@ def _helm(call: Call) -> str | None:
 
 
 _KUBECTL = {
-    *("annotate", "apply", "config", "create", "delete", "describe", "exec", "get", "logs"),
-    *("port-forward", "rollout", "scale", "top", "wait"),
+    *("annotate", "apply", "config", "cp", "create", "delete", "describe", "exec", "get", "logs"),
+    *("patch", "port-forward", "rollout", "scale", "top", "wait"),
 }
 _NAMESPACES = {"moodstream", "kserve", "cnpg-system", "keda", "cert-manager", "strimzi-system"}
 
@@ -425,6 +425,7 @@ _PROOFS: dict[str, Callable[[Call], str | None]] = {
     "python": _python,
     "pytest": _pytest,
     "pip": _pip,
+    "uv": _pip,
     "helm": _helm,
     "kubectl": _kubectl,
     "curl": _curl,
