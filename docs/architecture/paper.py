@@ -44,6 +44,8 @@ _PAGE: Final = (8.27, 11.69)
 _MARGIN: Final = 0.85
 _TABLE_SIZE: Final = 9.0
 _CAPTION_SIZE: Final = 8.5
+_UPPER_PART: Final = (0.45, 0.6)
+"""Between these shares of its height a screenshot is cut: all of it would be too small to read."""
 _KEPT_LETTERS: Final = 1800
 """A table of so many is not broken by the end of a page."""
 HEAD_FILL: Final = "1F2A44"
@@ -193,8 +195,8 @@ def _paper_figure(
     holder = paper.add_paragraph()
     holder.paragraph_format.keep_with_next = True
     holder.alignment = WD_ALIGN_PARAGRAPH.CENTER
-    image = io.BytesIO(picture(source)) if isinstance(source, Scene) else str(source)
-    shape = holder.add_run().add_picture(image, width=Inches(width))
+    image = picture(source) if isinstance(source, Scene) else upper_part(source)
+    shape = holder.add_run().add_picture(io.BytesIO(image), width=Inches(width))
     # LibreOffice takes what is not said as an eighth of an inch.
     for side in "TBLR":
         shape._inline.set(f"dist{side}", "0")
@@ -340,6 +342,24 @@ def picture(scene: Scene) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     return _small(stream.getvalue())
+
+
+def upper_part(path: Path) -> bytes:
+    """A PNG of about the upper half of a screenshot, cut in the middle of its widest gap there."""
+    with Image.open(path) as image:
+        whole = image.convert("RGB")
+    width, height = whole.size
+    first, last = (round(height * share) for share in _UPPER_PART)
+    rows = [whole.crop((0, y, width, y + 1)).tobytes() for y in range(first, last)]
+    cut, run = height // 2, 0
+    widest = 0
+    for index in range(1, len(rows)):
+        run = run + 1 if rows[index] == rows[index - 1] else 0
+        if run > widest:
+            widest, cut = run, first + index - run // 2
+    stream = io.BytesIO()
+    whole.crop((0, 0, width, cut)).save(stream, "png", optimize=True)
+    return stream.getvalue()
 
 
 def _small(png: bytes) -> bytes:

@@ -4,6 +4,7 @@ or made of the simulation of a burst. Lengths are inches, sizes of type are poin
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -139,7 +140,10 @@ def scenes(said: Mapping[str, Any]) -> dict[str, Scene]:
     for scene in made.values():
         for box in scene.boxes:
             check_fit(scene.name, box)
-    return made
+    return {
+        name: _enlarged(scene) if "boxes" in layout.get(name, ()) else scene
+        for name, scene in made.items()
+    }
 
 
 def check_places(boxes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -279,6 +283,44 @@ def _burst(said: Mapping[str, Any]) -> Scene:
     lines.append(Line(tuple(lags), "lag", end=False))
     lines.append(Line(tuple(counts), "count", end=False))
     return Scene("burst", width, height, tuple(boxes), tuple(lines))
+
+
+_SIZES: Final = tuple(1 + step / 20 for step in range(6, -1, -1))
+_AIR: Final = 0.07
+"""Share of a box that is left free beside what was enlarged."""
+
+
+def _enlarged(scene: Scene) -> Scene:
+    """The same with its type as large as the boxes allow: what has one size keeps one."""
+
+    def larger(box: Box, size: float) -> Box:
+        look = replace(box.look, title=box.look.title * size, text=box.look.text * size)
+        return replace(box, look=look)
+
+    def fits(box: Box, size: float) -> bool:
+        tried = replace(larger(box, size), height=box.height * (1 - 2 * _AIR))
+        if not box.look.bold:  # What is a line stays one.
+            tried = replace(tried, width=box.width * (1 - _AIR))
+            if sum(map(len, laid(tried))) > sum(map(len, laid(box))):
+                return False
+        with suppress(SourceError):
+            check_fit(scene.name, tried)
+            return True
+        return False
+
+    def kind(box: Box) -> tuple[float, bool]:
+        return box.look.title, box.look.bold
+
+    free = [box for box in scene.boxes if not box.look.head]
+    chosen = {
+        one: next(
+            (size for size in _SIZES if all(fits(box, size) for box in free if kind(box) == one)),
+            1.0,
+        )
+        for one in {kind(box) for box in free}
+    }
+    boxes = (box if box.look.head else larger(box, chosen[kind(box)]) for box in scene.boxes)
+    return replace(scene, boxes=tuple(boxes))
 
 
 def laid(box: Box) -> tuple[list[str], list[str]]:

@@ -27,6 +27,7 @@ from docs.architecture.paper import (
     HEAD_FILL,
     properties,
     table_rows,
+    upper_part,
 )
 from docs.architecture.scenes import (
     GREY,
@@ -50,6 +51,8 @@ _BODY: Final = _SLIDE[0] - 2 * _EDGE
 _BODY_END: Final = 6.85
 _TITLE_SIZE: Final = 26
 _SLIDE_SIZES: Final = (22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11.5, 11)
+_PICTURE_SHARE: Final = 0.58
+"""Of a slide's width: the rest is for what is said beside the picture."""
 _TITLE_ONLY: Final = 5
 """Of the template's layouts."""
 
@@ -149,13 +152,11 @@ def _slide(
     elif "cards" in told:
         _slide_cards(slide, told, top, room)
     elif "picture" in told:
-        with Image.open(ROOT / told["picture"]) as image:
-            width = room * image.width / image.height
+        upper = io.BytesIO(upper_part(ROOT / told["picture"]))
+        with Image.open(upper) as image:
+            width = min(room * image.width / image.height, _PICTURE_SHARE * _BODY)
         shape = slide.shapes.add_picture(
-            str(ROOT / told["picture"]),
-            Inches(_SLIDE[0] - _EDGE - width),
-            Inches(top),
-            height=Inches(room),
+            upper, Inches(_SLIDE[0] - _EDGE - width), Inches(top), width=Inches(width)
         )
         shape._element.nvPicPr.cNvPr.set("descr", told["title"])
         shape.line.color.rgb = RGBColor.from_string(PALE)

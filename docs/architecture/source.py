@@ -16,7 +16,10 @@ SOURCES: Final = Path(__file__).parent
 ROOT: Final = SOURCES.parents[1]
 LANGUAGES: Final = ("en", "fr")
 _NO_BREAK: Final = "\N{NO-BREAK SPACE}"
-_UNITS: Final = "m?s|µs|G[Bo]|Gi[Bo]|posts|messages|millions?|cores|cœurs|hours|heures|days|jours"
+_UNITS: Final = (
+    "m?s|µs|h|G[Bo]|Gi[Bo]|posts|messages|textes|texts|millions?|dollars?|cores|cœurs|fois|times"
+    "|secondes?|seconds?|minutes?|hours|heures|days|jours"
+)
 _BEFORE_UNIT: Final = re.compile(rf"(?<=\d) (?=(?:\d{{3}}|{_UNITS})\b|%)")
 _MARKED: Final = re.compile(r"(\*\*.+?\*\*|`.+?`)")
 
@@ -73,7 +76,7 @@ def typeset(text: str, language: str) -> str:
     """Curved apostrophes; numbers stay with their units; French spaces. Code stays as it is."""
     parts = re.split(r"(`.+?`)", text)
     for index in range(0, len(parts), 2):
-        part = re.sub(r"(?<=\w)'(?=\w)", "’", parts[index])
+        part = re.sub(r"(?<=\w)'", "’", parts[index])
         part = _BEFORE_UNIT.sub(_NO_BREAK, part)
         if language == "fr":
             part = re.sub(r" (?=[:;!?»%])|(?<=«) ", _NO_BREAK, part)

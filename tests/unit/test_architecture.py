@@ -17,7 +17,7 @@ from docs.architecture import scenes as scenes_module
 from docs.architecture import source
 from docs.architecture.__main__ import deliverables, packed
 from docs.architecture.measure import column_widths
-from docs.architecture.paper import picture
+from docs.architecture.paper import picture, upper_part
 from docs.architecture.scenes import check_places, scenes
 from docs.architecture.show import slides
 from docs.architecture.source import (
@@ -85,9 +85,11 @@ def test_a_figure_that_its_page_no_longer_has_is_named(
 
 
 def test_french_punctuation_keeps_its_spaces_and_code_is_left_alone() -> None:
-    text = typeset("« Oui » : 5 000 messages ; l'un ? `a : b'c`", "fr")
+    text = typeset("« Oui » : 5 000 messages ; l'un ? L'« un » en 3 fois `a : b'c`", "fr")
 
-    assert text == "«_Oui_»_: 5_000_messages_; l’un_? `a : b'c`".replace("_", _NO_BREAK)
+    assert text == "«_Oui_»_: 5_000_messages_; l’un_? L’«_un_» en 3_fois `a : b'c`".replace(
+        "_", _NO_BREAK
+    )
 
 
 def test_every_component_has_a_place_in_the_infrastructure_diagram() -> None:
@@ -127,6 +129,26 @@ def test_a_text_that_is_too_long_for_its_box_is_named() -> None:
 
     with pytest.raises(SourceError, match="infrastructure: too long for its box: kafka"):
         scenes(said)
+
+
+def test_type_is_enlarged_as_far_as_every_box_of_its_size_allows() -> None:
+    boxes = {box.name: box for box in scenes(words("en"))["infrastructure"].boxes}
+
+    assert boxes["kafka"].look.text == boxes["producer"].look.text > scenes_module.Look().text
+    for box in boxes.values():
+        scenes_module.check_fit("infrastructure", box)
+
+
+def test_a_screenshot_is_cut_in_the_widest_gap_near_its_middle(tmp_path: Path) -> None:
+    whole = Image.new("RGB", (4, 100), "black")
+    for y in [*range(40, 50), *range(57, 70)]:
+        whole.putpixel((y % 4, y), (255, 255, 255))
+    whole.save(tmp_path / "page.png")
+
+    part = Image.open(io.BytesIO(upper_part(tmp_path / "page.png")))
+
+    assert 50 < part.height < 57
+    assert part.width == 4
 
 
 def test_a_table_without_room_for_its_longest_words_is_refused() -> None:
