@@ -24,11 +24,10 @@ from training.readers import read
 _FOLDER: Final = Path(__file__).parent / "screenshots"
 _POSTS: Final = 60_000
 _WIDE: Final = (1180, 1500)
-_PHONE: Final = (390, 844)
 
 
 def _prepare(folder: Path) -> None:
-    """Nothing to see, then everything."""
+    """Puts them into the folder."""
     folder.mkdir(exist_ok=True)
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
@@ -75,15 +74,10 @@ def _prepare(folder: Path) -> None:
             expect(opened.locator("#state")).to_contain_text("live", timeout=30_000)
             return opened
 
-        page().screenshot(path=folder / "empty.png")
         sample = read(SAMPLE)
         seed(postgres, _POSTS, sample.texts, sample.labels)
         _people(postgres)
-        for name, opened in (
-            ("light", page()),
-            ("dark", page("dark")),
-            ("phone", page(size=_PHONE)),
-        ):
+        for name, opened in (("light", page()), ("dark", page("dark"))):
             expect(opened.locator("#drivers-positive li").nth(3)).to_be_visible(timeout=30_000)
             opened.screenshot(path=folder / f"{name}.png", full_page=name == "light")
         opened = page(size=(1180, 420))
