@@ -11,6 +11,7 @@ import struct
 import subprocess
 import termios
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
@@ -40,7 +41,10 @@ _COLOURS: Final = {
     "cyan": "#76e3ea",
     "white": "#ffffff",
 }
-_PAGE: Final = """<body style="margin:0;background:#0f1420"><pre id="screen" style="margin:0;
+_BACKGROUND: Final = "#0f1420"
+_PAGE: Final = """<style>.wide{display:inline-block;width:2ch;height:1em;overflow:hidden;
+vertical-align:text-top;font-weight:inherit}</style>
+<body style="margin:0;background:#0f1420"><pre id="screen" style="margin:0;
 padding:18px 24px;font:17px/22px 'DejaVu Sans Mono',monospace;color:#d7dde8"></pre></body>"""
 _CAPTION: Final = """text => {
   let box = document.getElementById("film-caption");
@@ -126,7 +130,11 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
         self._shell = subprocess.Popen(
-            ["/usr/bin/setsid", "--ctty", "/bin/bash", "--norc", "--noprofile"],
+            # Ctrl-C must work in it even if whoever records was started with it ignored.
+            [
+                *("/usr/bin/setsid", "--ctty", "/usr/bin/env", "--default-signal=INT"),
+                *("/bin/bash", "--norc", "--noprofile"),
+            ],
             cwd=folder,
             env={**environment, "PS1": "\\[\\e[36m\\]$\\[\\e[0m\\] ", "TERM": "xterm-256color"},
             stdin=slave,
@@ -206,16 +214,25 @@ def _line(cells: Mapping[int, Any]) -> str:
 
     def look(cell: Any) -> tuple[str, str, bool]:
         colours = (_colour(cell.fg, _COLOURS["default"]), _colour(cell.bg, ""))
+        if cell.bg == "black":
+            colours = (colours[0], _BACKGROUND)
         if cell.reverse:
-            colours = (colours[1] or "#0f1420", colours[0])
+            colours = (colours[1] or _BACKGROUND, colours[0])
         return (*colours, cell.bold)
 
     line = ""
     for (front, back, bold), run in groupby((cells[n] for n in range(_COLUMNS)), key=look):
         style = f"color:{front}" + (f";background:{back}" if back else "")
         style += ";font-weight:bold" if bold else ""
-        line += f'<span style="{style}">{html.escape("".join(cell.data for cell in run))}</span>'
+        line += f'<span style="{style}">{"".join(_glyph(cell.data) for cell in run)}</span>'
     return line
+
+
+def _glyph(data: str) -> str:
+    """One cell's characters; those that take two cells take as much on the page, in any font."""
+    text = html.escape(data)
+    wide = data and unicodedata.east_asian_width(data[0]) in {"W", "F"}
+    return f'<b class="wide">{text}</b>' if wide else text
 
 
 def _colour(name: str, default: str) -> str:

@@ -57,8 +57,9 @@ class Receiver(http.server.BaseHTTPRequestHandler):
     def log_message(self, *words):
         pass
 
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Receiver)
 print("waiting for messages", flush=True)
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Receiver).serve_forever()
+server.serve_forever()
 """
 
 
@@ -109,7 +110,7 @@ def demo(studio: _Studio) -> None:
     )
     with take.scene(main.page, "One command: Kafka, PostgreSQL, MLflow, KServe and our services."):
         main.type("make demo")
-    with take.scene(main.page, "The start, six times as fast.", speed=6):
+    with take.scene(main.page, "The start, ten times as fast.", speed=10):
         main.until("dashboard: http", _UP_SECONDS)
     with take.scene(main.page, "All parts at work."):
         main.show(3)
@@ -129,7 +130,6 @@ def demo(studio: _Studio) -> None:
         main.press("\x03")
         main.until("unaccounted", _WORK_SECONDS)
         main.show(3)
-    studio.title("make cluster-up", "The same on Kubernetes.")
     take.keep()
 
 
@@ -180,14 +180,16 @@ def _alert(take: Take, page: Page, hook: Terminal) -> None:
 
 def _burst(take: Take, page: Page, shell: Terminal) -> None:
     page.evaluate("() => scrollTo(0, 0)")
-    with take.scene(shell.page, f"A burst: {_BURST_POSTS:,} posts as fast as they can be sent."):
+    with take.scene(
+        shell.page, f"A burst: {_BURST_POSTS:,} posts as fast as they can be sent.", speed=2
+    ):
         shell.type("export MOODSTREAM_KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:19092")
         shell.type("export MOODSTREAM_REPLAY_PATH=burst.csv")
         shell.type("python -m services.producer 2>&1 | grep -o '\"published\": [0-9]*'")
     with take.scene(page, "They wait in Kafka; the consumer takes larger batches."):
-        page.wait_for_timeout(9_000)
+        page.wait_for_timeout(7_000)
         _scroll_to(page, "#topics-title")
-        page.wait_for_timeout(3_000)
+        page.wait_for_timeout(2_000)
     shell.until(f'"published": {_BURST_POSTS}', _WORK_SECONDS)
 
 
@@ -266,21 +268,23 @@ def _until_said(page: Page, version: str, word: str) -> None:
 def cluster(studio: _Studio) -> None:
     """The platform in the cluster that kubectl points at."""
     take = studio.take
+    studio.title("make cluster-up", "The same on Kubernetes.")
     shell = studio.terminal()
-    with take.scene(shell.page, "Strimzi, CloudNativePG, KServe, KEDA, MLflow, MinIO."):
-        shell.type("kubectl config set-context --current --namespace moodstream; clear")
+    shell.type("kubectl config set-context --current --namespace moodstream")
+    shell.clear()
+    with take.scene(shell.page, "The same services, with Kafka, PostgreSQL, MLflow and MinIO.", 3):
         shell.type("kubectl get pods")
         shell.until("warehouse", _WORK_SECONDS)
         shell.show(4)
     shell.clear()
-    with take.scene(shell.page, "What matters in one table."):
+    with take.scene(shell.page, "What matters in one table.", 4):
         shell.type("make status CLUSTER=current")
         shell.until("dashboard", _WORK_SECONDS)
         shell.show(4)
     _scale(take, shell)
     if shutil.which("k9s") is not None:
         shell.clear()
-        with take.scene(shell.page, "k9s, with views and plugins for this platform."):
+        with take.scene(shell.page, "k9s, with views and plugins for this platform.", 2.5):
             shell.type("make k9s CLUSTER=current")
             shell.until("moodstream-consumer", _WORK_SECONDS)
             shell.show(4)
@@ -297,17 +301,17 @@ def cluster(studio: _Studio) -> None:
 
 def _scale(take: Take, shell: Terminal) -> None:
     """A producer without a limit, until there are more consumers."""
-    rate = "kubectl set env deployment/moodstream-producer MOODSTREAM_REPLAY_RATE"
+    producer = "deployment/moodstream-producer"
     shell.clear()
-    with take.scene(shell.page, "A burst: the producer sends as fast as it can.", 0.8):
-        shell.type(f"{rate}=0")
-        shell.type("kubectl get deployment moodstream-consumer --watch")
-        try:
+    try:
+        with take.scene(shell.page, "A burst: KEDA adds consumers while the lag grows.", 0.8):
+            shell.type(f"kubectl set env {producer} MOODSTREAM_REPLAY_RATE=0")
+            shell.type("kubectl get deployment moodstream-consumer --watch")
             shell.until("2/2", _UP_SECONDS)
             shell.show(5)
-        finally:
-            shell.press("\x03")
-            shell.type(f"{rate}-")
+    finally:
+        shell.press("\x03")
+        shell.type(f"kubectl rollout undo {producer}")
 
 
 def _reachable() -> bool:
