@@ -162,11 +162,11 @@ def test_what_other_pages_tell_to_try_beside_a_demo_works(reader: Reader) -> Non
         reader.type(command)
     reader.stop()
 
-    assert len(commands) > 15
-    assert {path.name for path in reader.folder.glob("posts*.*")} >= {"posts.xlsx", "posts.csv"}
+    assert len(commands) > 8
+    assert (reader.folder / "posts.xlsx").exists()
 
 
-_BESIDE_A_DEMO = ("README.md", "docs/how-to/train-on-your-csv.md", "docs/exports.md")
+_BESIDE_A_DEMO = ("README.md",)
 _CALLS_BESIDE_A_DEMO = re.compile(r"(\.venv/bin/moodstream (?!demo)|curl ).*")
 
 
