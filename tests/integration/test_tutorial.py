@@ -1,4 +1,4 @@
-"""The tutorial, and what the README tells to try beside a demo, as a reader follows them: their
+"""The tutorial, and what other pages tell to try beside a demo, as a reader follows them: their
 commands, copied, in a folder with a real demo.
 """
 
@@ -147,25 +147,31 @@ def test_the_addresses_of_the_tutorial_are_those_of_the_demo() -> None:
     assert ports == {HOST_PORTS["dashboard"], HOST_PORTS["MLflow"]}
 
 
-def test_what_the_readme_tells_to_try_beside_a_demo_works(reader: Reader) -> None:
-    _write_posts(reader.folder / "reviews.csv", None)
-    _write_posts(reader.folder / "other_reviews.csv", 300)
+def test_what_other_pages_tell_to_try_beside_a_demo_works(reader: Reader) -> None:
+    for name, posts in (
+        ("reviews", None),
+        ("other_reviews", 300),
+        ("more", 300),
+        ("held-out", 300),
+    ):
+        _write_posts(reader.folder / f"{name}.csv", posts)
     reader.start("make demo")
 
-    commands = list(_commands())
+    commands = [command for page in _BESIDE_A_DEMO for command in _commands(page)]
     for command in commands:
         reader.type(command)
     reader.stop()
 
-    assert len(commands) > 8
-    assert (reader.folder / "posts.xlsx").exists()
+    assert len(commands) > 15
+    assert {path.name for path in reader.folder.glob("posts*.*")} >= {"posts.xlsx", "posts.csv"}
 
 
+_BESIDE_A_DEMO = ("README.md", "docs/how-to/train-on-your-csv.md", "docs/exports.md")
 _CALLS_BESIDE_A_DEMO = re.compile(r"(\.venv/bin/moodstream (?!demo)|curl ).*")
 
 
-def _commands() -> Iterator[str]:
-    for block in pages.blocks(ROOT / "README.md"):
+def _commands(page: str) -> Iterator[str]:
+    for block in pages.blocks(ROOT / page):
         if block.language == "sh":
             yield from filter(_CALLS_BESIDE_A_DEMO.fullmatch, block.text.splitlines())
 
