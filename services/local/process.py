@@ -232,18 +232,20 @@ def _running(pid_path: Path) -> psutil.Process | None:
         record = json.loads(pid_path.read_text())
         process = psutil.Process(int(record["pid"]))
         same = abs(process.create_time() - record["started"]) < _STARTED_TOLERANCE_SECONDS
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except (ValueError, KeyError, psutil.NoSuchProcess):
         return None
-    return process if same and process.status() != psutil.STATUS_ZOMBIE else None
 
 
 def _end(process: psutil.Process, seconds: float) -> None:
     family = _family(process)
     # SIGINT is a fast shutdown for PostgreSQL, where SIGTERM waits for its clients to leave.
-    process.send_signal(signal.SIGINT if "postgres" in process.name() else signal.SIGTERM)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGINT if "postgres" in process.name() else signal.SIGTERM)
     _, alive = psutil.wait_procs(family, timeout=seconds)
     for member in alive:
-        member.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:

@@ -131,8 +131,7 @@ def test_postgresql_starts_at_once_after_a_kill_with_busy_backends(
     connection = connect(postgres.settings, "test")
     endless = threading.Thread(target=_run_until_killed, args=[connection], daemon=True)
     endless.start()
-    server = psutil.Process(postgres.process.pid)
-    wait_until(lambda: any("SELECT" in "".join(it.cmdline()) for it in server.children()), 10)
+    wait_until(lambda: any("SELECT" in line for line in _argument_lists()), 10)
 
     postgres.kill()
     postgres.start()
@@ -171,23 +170,29 @@ def test_as_root_postgresql_keeps_a_capability_only_where_its_files_are_closed_t
     assert capabilities == [-1, 2]
 
 
+def _argument_lists() -> list[str]:
+    """Of this process's descendants; servers start and end some all the time."""
+    lines = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(process.cmdline()))
+    return lines
+
+
 def test_no_secret_is_in_an_argument_list_or_in_a_file_for_others(
     mlflow_url: str, postgres: PostgresHandle, platform_home: Path
 ) -> None:
     assert postgres.settings.password is not None
     password = postgres.settings.password.get_secret_value()
 
-    # A process that has just ended, and that nobody has waited for yet, has no arguments.
-    arguments = [
-        " ".join(process.as_dict(["cmdline"], ad_value=())["cmdline"])
-        for process in psutil.Process().children(recursive=True)
-    ]
+    arguments = _argument_lists()
     readable = [
         path.name
         for path in platform_home.iterdir()
         if path.is_file() and path.stat().st_mode & 0o077 and password in path.read_text()
     ]
 
+    assert any("mlflow" in line for line in arguments), arguments
     assert [line for line in arguments if password in line] == []
     assert readable == []
 
@@ -242,6 +247,22 @@ def test_a_leftover_is_stopped_and_a_stranger_with_its_process_id_is_not(tmp_pat
     assert stranger.exit_status is None
     assert list((tmp_path / "run").iterdir()) == []
     stranger.stop()
+
+
+def test_a_leftover_that_ends_while_it_is_looked_at_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leftover = Process(Command("leftover", ["/bin/sleep", "300"]), tmp_path)
+    name_of = psutil.Process.name
+
+    def dies(process: psutil.Process) -> str:
+        name = name_of(process)
+        leftover.kill()
+        return name
+
+    monkeypatch.setattr(psutil.Process, "name", dies)
+
+    assert stop_leftovers(tmp_path, seconds=10) == ["leftover"]
 
 
 def test_a_part_that_ignores_the_stop_signal_is_killed_at_its_deadline(tmp_path: Path) -> None:
