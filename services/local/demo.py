@@ -42,7 +42,8 @@ STEPS: Final = 8
 PARTITIONS: Final = 6
 """Of the posts topic: the most consumers that can share it."""
 _FREE_BYTES: Final = 2 * 1024**3
-_READY_SECONDS: Final = 90.0
+_READY_SECONDS: Final = 300.0
+"""Of a part that runs: one that dies is known at once."""
 _REFRESH_SECONDS: Final = 1.0
 _DRAIN_POLL_SECONDS: Final = 0.2
 _STALLED_SECONDS: Final = 30.0

@@ -176,7 +176,9 @@ class Process:
         # keeps its shared memory and thereby the next server from starting.
         descendants: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
-            descendants = psutil.Process(self.pid).children(recursive=True)
+            process = psutil.Process(self.pid)
+            process.suspend()  # it starts no further one meanwhile
+            descendants = process.children(recursive=True)
         # Nobody else can have got the group's id while a member lives; with none left, none is hit.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)

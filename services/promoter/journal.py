@@ -12,6 +12,8 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from psycopg2.extras import execute_batch
+
 from services.core.contract import RolloutState
 from services.core.gate import Check
 from services.core.postgres import connect, transaction
@@ -96,8 +98,7 @@ class Journal:
                 closing(connect(self._settings, "moodstream-promoter")) as connection,
                 transaction(connection, _TRANSACTION_SECONDS) as cursor,
             ):
-                for row in self._queue.values():
-                    cursor.execute(_INSERT, row)
+                execute_batch(cursor, _INSERT, list(self._queue.values()))
         except Exception as exc:  # whatever refuses a copy must not hold up what it is a copy of
             self._not_before = self._clock() + _AGAIN_SECONDS
             log.warning("journal.kept", extra={"rows": len(self._queue), "detail": str(exc)})

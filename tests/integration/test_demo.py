@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,17 @@ class Demo:
         report: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
         return report
 
+    def status_when(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """What `moodstream status` says once every part answers and it holds."""
+        report: dict[str, Any] = {}
+
+        def asked() -> bool:
+            report.update(self.status())
+            return "model" in report and all(report["parts"].values()) and holds(report)
+
+        wait_until(asked, _START_SECONDS, "what the status should say")
+        return report
+
     def part(self, name: str) -> psutil.Process:
         """A running part."""
         pid = json.loads((self.home / "run" / f"{name}.pid").read_text())["pid"]
@@ -137,14 +148,16 @@ def test_a_running_demo_answers_refuses_a_second_one_and_drains_at_ctrl_c(demo: 
     started = demo.start("demo", "--rate", "200", "--json")
     demo.wait_until_up(started)
 
-    wait_until(lambda: demo.status()["stored"] > 0, _START_SECONDS)
-    status = demo.status()
+    status = demo.status_when(
+        lambda said: (
+            said["stored"] > 0 and None not in (said["model"]["served"], said["model"]["champion"])
+        )
+    )
     predicted = json.loads(demo.run("predict", "great, love it", "--json").stdout)
     refused = [demo.run("demo"), demo.run("clean")]
     started.send_signal(signal.SIGINT)
     output, errors = started.communicate(timeout=_END_SECONDS)
 
-    assert all(status["parts"].values()), status
     served = status["model"]
     assert (served["served"], served["champion"], served["challenger"]) == ("1", "1", None)
     assert served["predictions"]["1"] >= status["stored"]  # counted a moment later
@@ -170,7 +183,7 @@ def test_after_a_kill_of_the_demo_nothing_is_left_and_the_next_start_accounts_fo
     killed.kill()
     killed.communicate(timeout=_END_SECONDS)
     demo.wait_until_gone(PATIENCE_SECONDS + _END_SECONDS)
-    ended = demo.run("demo", "--duration", "5", "--rate", "100", "--json")
+    ended = demo.run("demo", "--duration", "20", "--rate", "100", "--json")
 
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout.splitlines()[-1])
