@@ -1,11 +1,13 @@
 """Waiting for a condition instead of sleeping."""
 
+import http.client
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 
 _POLL_SECONDS = 0.05
+_ANSWER_SECONDS = 10
 
 
 def wait_until(
@@ -25,12 +27,12 @@ def wait_until(
 
 
 def status(address: str) -> int:
-    """The HTTP status of a GET; 0 while nothing answers."""
+    """The HTTP status of a GET; 0 while nothing answers, or not in time."""
     try:
-        with urllib.request.urlopen(address) as answer:
+        with urllib.request.urlopen(address, timeout=_ANSWER_SECONDS) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as exc:
         with exc:
             return exc.code
-    except urllib.error.URLError:
+    except (OSError, http.client.HTTPException):
         return 0

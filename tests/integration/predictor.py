@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 from training.candidates import BASELINE, CANDIDATES
 from training.readers import read
 
-_READY_SECONDS = 60
+_READY_SECONDS = 180
 
 
 class Predictor:

@@ -206,9 +206,8 @@ def test_exactly_the_bad_records_become_dead_letters_and_their_neighbours_are_st
     reasons = sorted(row[0] for row in rig.query("SELECT reason FROM dead_letters"))
     assert reasons == sorted(reason for _, reason in poison)
     kept = rig.dead_letters()
-    assert sorted(record.value or b"" for record in kept) == sorted(
-        value or b"" for value, _ in poison
-    )
+    # At least once: what was not acknowledged in time is there twice.
+    assert {record.value or b"" for record in kept} == {value or b"" for value, _ in poison}
     headers = dict(kept[0].headers)
     assert headers["trace"] == b"\xfe"
     assert headers["__connect.errors.topic"] == rig.kafka.settings.posts_topic.encode()
@@ -332,12 +331,18 @@ def test_a_running_consumer_reads_a_partition_that_is_added_within_seconds(rig: 
     rig.start()
     rig.wait_for(100)
     admin = KafkaAdminClient(bootstrap_servers=rig.kafka.settings.bootstrap_servers)
-    admin.create_partitions({rig.kafka.settings.posts_topic: PARTITIONS + 1})
+    topic = rig.kafka.settings.posts_topic
+    admin.create_partitions({topic: PARTITIONS + 1})
+    wait_until(
+        lambda: len(admin.describe_topics([topic])[0]["partitions"]) > PARTITIONS,
+        30,
+        "the partition",
+    )
     admin.close()
 
     rig.send(posts(100), partition=PARTITIONS)
 
-    rig.wait_for(200, seconds=20)
+    rig.wait_for(200, seconds=60)  # left alone, kafka-python looks every five minutes
     rig.check()
 
 

@@ -169,9 +169,9 @@ def test_what_somebody_is_about_to_choose_stays_while_the_page_refreshes(
 
     with page.expect_response("**/api/channels"):
         pass
+    expect(page.get_by_label("hook")).to_be_focused()
     ask(postgres, "INSERT INTO channels (name, kind) VALUES ('mail', 'apprise') RETURNING name")
 
-    expect(page.get_by_label("hook")).to_be_focused()
     page.get_by_label("hook").check()
     expect(page.get_by_label("mail")).to_be_visible(timeout=15_000)
     expect(page.get_by_label("hook")).to_be_checked()

@@ -294,6 +294,10 @@ def test_a_prune_killed_at_any_moment_leaves_no_error_and_the_next_one_goes_on(
     wait_until(lambda: counts(postgres.settings)["posts"] < 60_000, SECONDS, "a first batch")
     job.kill()
     job.communicate()
+    # The server finishes the statement of the one that is gone, and keeps its lock until then.
+    held = "SELECT 1 FROM pg_locks JOIN pg_database d ON d.oid = database"
+    held += " WHERE locktype = 'advisory' AND datname = current_database()"
+    wait_until(lambda: query(postgres.settings, held) == [], SECONDS, "a free lock")
 
     halfway = counts(postgres.settings)
     pruned = result(maintain("prune", postgres.settings, MOODSTREAM_RETENTION_DAYS=str(DAYS)))

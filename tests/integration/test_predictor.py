@@ -440,7 +440,7 @@ def test_a_predictor_that_is_told_to_stop_first_sends_its_callers_elsewhere(
     assert "connection" not in before.headers
     assert [answer.headers["connection"] for answer in leaving] == ["close"] * 3
     assert [answer.status for answer in leaving] == [200, 200, 404]
-    assert running.process.wait(STOP_SECONDS) == 0, running.log.read_text()
+    assert running.process.wait(15 + STOP_SECONDS) == 0, running.log.read_text()
 
 
 def test_on_a_socket_of_its_parents_a_predictor_leaves_new_connections_to_others_at_once(

@@ -167,10 +167,10 @@ def test_a_broker_that_dies_and_comes_back_costs_a_file_nothing(
     producer = start(
         kafka.settings,
         MOODSTREAM_REPLAY_PATH=str(file),
-        MOODSTREAM_REPLAY_RATE="4000",
+        MOODSTREAM_REPLAY_RATE="2000",
         MOODSTREAM_PRODUCER_MAX_IN_FLIGHT="1000",
     )
-    wait_until(lambda: producer.published() > 2000, DEADLINE_SECONDS)
+    wait_until(lambda: producer.published() > 500, DEADLINE_SECONDS)
 
     kafka.kill()
     wait_until(lambda: producer.get("/readyz")[0] == 503, DEADLINE_SECONDS)
@@ -209,7 +209,7 @@ def test_a_stop_while_kafka_is_away_ends_in_time_and_counts_what_was_not_acknowl
 
     assert status == 0
     assert 0 < account["failed"] <= 501
-    assert seconds < 10
+    assert seconds < 30
     assert keys_in(kafka.settings).total() >= account["published"]
 
 

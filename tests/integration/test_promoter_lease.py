@@ -64,6 +64,8 @@ def place(api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pl
     # The library reads the variable KUBECONFIG when it is imported.
     location = "KUBE_CONFIG_DEFAULT_LOCATION"
     monkeypatch.setattr(kube_config, location, str(api_server.kubeconfig))
+    # It renews by the real clock. That has a test of its own.
+    monkeypatch.setattr("services.promoter.lease._RENEW_SECONDS", 3_600.0)
     cluster.connection.cache_clear()
     with api_server.namespace() as namespace:
         place = Place(api_server, namespace)

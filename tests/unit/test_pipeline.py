@@ -93,7 +93,7 @@ def spans_read(consumer: ScriptedConsumer, placer: Placer, batches: int) -> list
     thread = Thread(target=pipeline._poll_stage, args=(consumer, stop))
     thread.start()
     try:
-        taken = [pipeline._to_score.take(3) for _ in range(batches)]
+        taken = [pipeline._to_score.take(30) for _ in range(batches)]
     finally:
         stop.set()
         thread.join(5)

@@ -31,7 +31,7 @@ from services.core.settings import (
 )
 from tests.waiting import wait_until
 
-SECONDS = 1.5
+SECONDS = 30.0
 
 
 class FakeModel:

@@ -23,7 +23,7 @@ from services.producer.sources.bluesky import Bluesky, Timing
 BASE_US = int(datetime(2026, 11, 15, 12, tzinfo=UTC).timestamp() * 1e6)
 SECOND_US = 1_000_000
 OVERLAP_US = 5 * SECOND_US
-QUICK = Timing(silence=0.5, first_retry=0.01, most_retry=0.02)
+QUICK = Timing(silence=1.0, first_retry=0.01, most_retry=0.02)
 DEADLINE_SECONDS = 20.0
 
 

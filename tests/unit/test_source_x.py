@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 NOW = datetime(2026, 11, 15, tzinfo=UTC)
 QUICK = Timing(
-    silence=0.5,
+    silence=1.0,
     first_network=0.01,
     most_network=0.02,
     first_http=0.01,
@@ -213,7 +213,7 @@ def opened(*lines: bytes) -> Script:
     def run(connection: Connection) -> None:
         connection.open()
         connection.send(*lines)
-        while not connection._finished.wait(0.1):
+        while not connection._finished.wait(0.2):
             connection.send(b"")
 
     return run
@@ -344,7 +344,7 @@ def test_keep_alives_hold_a_quiet_connection(fake: FakeX, tmp_path: Path) -> Non
         connection.open()
         for _ in range(10):
             connection.send(b"")
-            connection._finished.wait(0.1)
+            connection._finished.wait(0.2)
         connection.send(line(1))
         connection.hang()
 
@@ -421,7 +421,7 @@ def test_a_refused_token_or_app_ends_the_source_saying_what_to_do(
 def test_a_rate_limit_is_waited_out_until_the_time_that_x_names(
     fake: FakeX, tmp_path: Path
 ) -> None:
-    reset = int(time.time()) + 2
+    reset = int(time.time()) + 3
 
     def limited(connection: Connection) -> None:
         connection.status(429, x_rate_limit_reset=str(reset))
