@@ -112,15 +112,23 @@ def seed(
             "topics": list(_TOPICS),
             "count": len(_TOPICS),
         }
-        execute(postgres, prepare, ("SELECT setseed(0.5)", {}), (_POSTS, parameters))
+        seeded = ("SELECT setseed(%(seed)s)", {"seed": 0.5 / (1 + first / _CHUNK)})
+        execute(postgres, prepare, seeded, (_POSTS, parameters))
         sys.stderr.write(f"{last + 1:,} posts\n")
-    for day in range(-1, _DAYS + 1):
-        until = end.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=day)
-        execute(postgres, (_ROLLUP, {"since": until - timedelta(days=1), "until": until}))
+    roll_up(postgres)
     connection = connect(postgres.settings, "bench")
     connection.autocommit = True
     connection.cursor().execute("VACUUM ANALYZE")
     connection.close()
+
+
+def roll_up(postgres: Postgres) -> None:
+    """The rollups of all posts, anew."""
+    execute(postgres, ("DELETE FROM rollup_minute", {}))
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for day in range(-1, _DAYS + 1):
+        until = midnight - timedelta(days=day)
+        execute(postgres, (_ROLLUP, {"since": until - timedelta(days=1), "until": until}))
 
 
 def questions(postgres: Postgres) -> dict[str, Callable[[], object]]:
