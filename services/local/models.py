@@ -203,7 +203,8 @@ def outcome(versions: Sequence[Version], before: Version, alias: str) -> Outcome
     now = _find(versions, before.version)
     rolling = any((each.state, each.role) == (_ROLLING, alias) for each in versions)
     if now.role == alias and now.state is not None:
-        done = now.state != _ROLLING and now.said != before.said
+        # The promoter writes the state last: what comes with the old one may be new already.
+        done = now.state not in (_ROLLING, before.state)
         serves = now.state == RolloutState.SERVING and not rolling
         if done or serves:
             return Outcome(now.version, alias, now.state, now.reason)
@@ -228,16 +229,16 @@ def _follow(
     result: Callable[[Sequence[Version]], Outcome | None],
     say: Said,
 ) -> Outcome:
-    started, last = time.monotonic(), before.said
+    started, last = time.monotonic(), before.state
     while True:
         versions = models.versions()
         now = _find(versions, before.version)
         found = result(versions)
         if found is not None:
             return found
-        if now.said != last and now.state is not None:
+        if now.state not in (None, last):
             say(f"{now.state}: {now.reason}")
-            last = now.said
+            last = now.state
         waited = time.monotonic() - started
         if waited > _SILENCE_SECONDS and now.said == before.said and now.state != _ROLLING:
             raise ModelsError(

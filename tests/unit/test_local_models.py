@@ -46,6 +46,13 @@ def test_what_was_said_before_the_alias_was_set_is_no_outcome() -> None:
     )
 
 
+def test_a_state_whose_time_is_written_and_which_itself_is_not_yet_is_no_outcome() -> None:
+    before = _version("1", "replaced", "champion", EARLY)
+    half = _version("1", "replaced", "champion", LATE, "champion")
+
+    assert outcome([half, _version("2", "serving")], before, "champion") is None
+
+
 def test_a_version_that_serves_already_is_served() -> None:
     before = _version("2", "serving", "champion", EARLY, "champion")
 
