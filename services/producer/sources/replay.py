@@ -108,8 +108,9 @@ class Replay:
             return
         begun = 0
         while running():
-            # By the clock, so that a loop gives new posts after a restart too.
-            begun = max(begun + 1, int(self._timing.now().timestamp()))
+            # By the clock, so that a loop gives new posts after a restart too; in milliseconds,
+            # because without a rate there are many passes in a second.
+            begun = max(begun + 1, int(self._timing.now().timestamp() * 1_000))
             empty = True
             for post in self._one_pass(running, f"-{begun}"):
                 empty = False
