@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from services.core.contract import (
@@ -59,9 +59,11 @@ class Version:
     """As training measured it."""
 
     @property
-    def said(self) -> tuple[str | None, str | None, str | None]:
-        """What tells one word of the promoter's from the next."""
-        return self.state, self.role, self.at
+    def said(self) -> tuple[str | None, str | None]:
+        """What tells one word of the promoter's from the next. Not its time and its reason: the
+        promoter writes the state last, so they may be newer than it.
+        """
+        return self.state, self.role
 
 
 class Models:
@@ -162,7 +164,7 @@ def promote(models: Models, selector: str, alias: str, *, wait: bool, say: Said)
         raise ModelsError(f"version {version} is the champion, so it cannot be its own challenger")
     if found.state in (RolloutState.REFUSED, RolloutState.ROLLED_BACK):
         models.forget(version)
-        found = Version(version)
+        found = replace(found, state=None)
     models.set_alias(alias, version)
     if not wait:
         return Outcome(version, alias, None, None)
@@ -203,8 +205,7 @@ def outcome(versions: Sequence[Version], before: Version, alias: str) -> Outcome
     now = _find(versions, before.version)
     rolling = any((each.state, each.role) == (_ROLLING, alias) for each in versions)
     if now.role == alias and now.state is not None:
-        # The promoter writes the state last: what comes with the old one may be new already.
-        done = now.state not in (_ROLLING, before.state)
+        done = now.state != _ROLLING and now.said != before.said
         serves = now.state == RolloutState.SERVING and not rolling
         if done or serves:
             return Outcome(now.version, alias, now.state, now.reason)
@@ -229,16 +230,16 @@ def _follow(
     result: Callable[[Sequence[Version]], Outcome | None],
     say: Said,
 ) -> Outcome:
-    started, last = time.monotonic(), before.state
+    started, last = time.monotonic(), before.said
     while True:
         versions = models.versions()
         now = _find(versions, before.version)
         found = result(versions)
         if found is not None:
             return found
-        if now.state not in (None, last):
+        if now.said != last and now.state is not None:
             say(f"{now.state}: {now.reason}")
-            last = now.state
+            last = now.said
         waited = time.monotonic() - started
         if waited > _SILENCE_SECONDS and now.said == before.said and now.state != _ROLLING:
             raise ModelsError(

@@ -2,7 +2,16 @@
 
 import pytest
 
-from services.local.models import ModelsError, Outcome, Version, gone, outcome, previous
+from services.local.models import (
+    Models,
+    ModelsError,
+    Outcome,
+    Version,
+    gone,
+    outcome,
+    previous,
+    promote,
+)
 
 EARLY, LATE = "2026-03-01T12:00:00+00:00", "2026-03-01T12:05:00+00:00"
 
@@ -51,6 +60,28 @@ def test_a_state_whose_time_is_written_and_which_itself_is_not_yet_is_no_outcome
     half = _version("1", "replaced", "champion", LATE, "champion")
 
     assert outcome([half, _version("2", "serving")], before, "champion") is None
+
+
+def test_each_word_about_the_version_in_its_new_role_is_passed_on_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.local.models._POLL_SECONDS", 0.0)
+    # It is still rolling out as the challenger when it is made the champion.
+    words = [
+        _version("3", "rolling out", "challenger", EARLY, "challenger"),
+        Version("3", ("champion",), None, "champion", "half written", LATE),
+        *[_version("3", "rolling out", "champion", LATE, "champion")] * 2,
+        _version("3", "serving", "champion", LATE, "champion"),
+    ]
+    models = Models("http://127.0.0.1:1")
+    monkeypatch.setattr(models, "versions", lambda: [words.pop(0)])
+    monkeypatch.setattr(models, "set_alias", lambda *_: None)
+    said: list[str] = []
+
+    found = promote(models, "3", "champion", wait=True, say=said.append)
+
+    assert said == ["rolling out: rolling out!"]
+    assert found.good
 
 
 def test_a_version_that_serves_already_is_served() -> None:
