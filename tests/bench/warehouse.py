@@ -90,9 +90,15 @@ def execute(postgres: Postgres, *statements: tuple[str, dict[str, Any]]) -> list
 
 
 def seed(
-    postgres: Postgres, rows: int, written: Sequence[str], labels: Sequence[str] | None = None
+    postgres: Postgres,
+    rows: int,
+    written: Sequence[str],
+    labels: Sequence[str] | None = None,
+    without: str = "",
 ) -> None:
-    """Posts of these texts and their rollups, with these labels or random ones."""
+    """Posts of these texts and their rollups, with these labels or random ones; those that the SQL
+    condition `without` is true of are left out.
+    """
     ((present,),) = execute(postgres, ("SELECT count(*) FROM posts", {}))
     if present:
         sys.exit(f"the warehouse has {present:,} posts already: measure it, or take another folder")
@@ -115,20 +121,15 @@ def seed(
         seeded = ("SELECT setseed(%(seed)s)", {"seed": 0.5 / (1 + first / _CHUNK)})
         execute(postgres, prepare, seeded, (_POSTS, parameters))
         sys.stderr.write(f"{last + 1:,} posts\n")
-    roll_up(postgres)
+    if without:
+        execute(postgres, (f"DELETE FROM posts WHERE {without}", {}))  # noqa: S608 - our own SQL
+    for day in range(-1, _DAYS + 1):
+        until = end.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=day)
+        execute(postgres, (_ROLLUP, {"since": until - timedelta(days=1), "until": until}))
     connection = connect(postgres.settings, "bench")
     connection.autocommit = True
     connection.cursor().execute("VACUUM ANALYZE")
     connection.close()
-
-
-def roll_up(postgres: Postgres) -> None:
-    """The rollups of all posts, anew."""
-    execute(postgres, ("DELETE FROM rollup_minute", {}))
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    for day in range(-1, _DAYS + 1):
-        until = midnight - timedelta(days=day)
-        execute(postgres, (_ROLLUP, {"since": until - timedelta(days=1), "until": until}))
 
 
 def questions(postgres: Postgres) -> dict[str, Callable[[], object]]:
