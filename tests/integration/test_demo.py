@@ -103,6 +103,7 @@ class Demo:
         report: dict[str, Any] = {}
 
         def asked() -> bool:
+            report.clear()
             report.update(self.status())
             return "model" in report and all(report["parts"].values()) and holds(report)
 

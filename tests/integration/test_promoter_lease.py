@@ -15,6 +15,7 @@ from services.core.errors import TemporaryError
 from services.promoter import cluster
 from services.promoter.lease import Lease
 from tests.apiserver import ApiServer
+from tests.waiting import wait_until
 
 NAME = "moodstream-promoter"
 
@@ -64,7 +65,7 @@ def place(api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pl
     # The library reads the variable KUBECONFIG when it is imported.
     location = "KUBE_CONFIG_DEFAULT_LOCATION"
     monkeypatch.setattr(kube_config, location, str(api_server.kubeconfig))
-    # It renews by the real clock. That has a test of its own.
+    # A holder renews by itself, by the real clock. Only one test here waits for that.
     monkeypatch.setattr("services.promoter.lease._RENEW_SECONDS", 3_600.0)
     cluster.connection.cache_clear()
     with api_server.namespace() as namespace:
@@ -127,6 +128,19 @@ def test_a_holder_that_renews_stays(place: Place) -> None:
 
     assert held == [(True, False)] * 4
     assert place.spec()["leaseTransitions"] == 0
+
+
+def test_a_holder_renews_by_itself_while_nobody_asks_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.promoter.lease._RENEW_SECONDS", 0.1)
+    first = place.candidate("first")
+
+    assert first.held()
+    acquired = place.spec()["acquireTime"]
+
+    wait_until(lambda: place.spec()["renewTime"] > acquired, 30, "a renewal")
+    assert place.spec()["acquireTime"] == acquired
 
 
 def test_a_holder_that_was_replaced_while_it_slept_knows_before_it_acts(place: Place) -> None:

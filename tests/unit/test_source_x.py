@@ -213,7 +213,7 @@ def opened(*lines: bytes) -> Script:
     def run(connection: Connection) -> None:
         connection.open()
         connection.send(*lines)
-        while not connection._finished.wait(0.2):
+        while not connection._finished.wait(0.1):
             connection.send(b"")
 
     return run
